@@ -112,9 +112,7 @@ def contrast_by_name(contrast: str, rng: np.random.Generator) -> Array:
     return sequence_contrast(SEQUENCES[contrast])
 
 
-def render_mr(
-    labels: sitk.Image, contrast: str | Array, rng: np.random.Generator, scan: Scan = Scan()
-) -> sitk.Image:
+def render_mr(labels: sitk.Image, contrast: str | Array, rng: np.random.Generator, scan: Scan = Scan()) -> sitk.Image:
     """MR magnitude, float32, about 0 to 1 (the brightest tissue's mean is 1), on the grid of the labels.
 
     contrast: 'T1', 'T1c', 'T1se', 'T2', 'PD', 'FLAIR', 'random', or the mean of each label (float32 [1024]). Lesions of
