@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import importlib.util
 import pkgutil
 from collections.abc import Callable
 from typing import Any
@@ -22,6 +23,8 @@ ENTRY_POINT_GROUP = "medgen.methods"
 def _own_specs() -> list[MethodSpec]:
     found: list[MethodSpec] = []
     for module in pkgutil.iter_modules(medgen.methods.__path__):
+        if importlib.util.find_spec(f"medgen.methods.{module.name}.spec") is None:
+            continue  # a folder that declares nothing yet
         found.extend(importlib.import_module(f"medgen.methods.{module.name}.spec").SPECS)
     return found
 
@@ -29,7 +32,9 @@ def _own_specs() -> list[MethodSpec]:
 def _third_party_specs() -> list[MethodSpec]:
     points = importlib.metadata.entry_points()
     # Python 3.9 returns a dict of groups, 3.10 and later an object that selects
-    group: Any = points.select(group=ENTRY_POINT_GROUP) if hasattr(points, "select") else points.get(ENTRY_POINT_GROUP, ())
+    group: Any = (
+        points.select(group=ENTRY_POINT_GROUP) if hasattr(points, "select") else points.get(ENTRY_POINT_GROUP, ())
+    )
     return [spec for point in group for spec in point.load()]
 
 

@@ -55,13 +55,15 @@ class SilentProgress:
 @dataclass
 class Context:
     """device: 'cpu', 'cuda:0', ...; seed: of every random draw; weights: checked safetensors file, None where the method
-    needs none; cache: survives between jobs of one worker (loaded networks), keyed by the method."""
+    needs none; cache: survives between jobs of one worker (loaded networks), keyed by the method; the keys must name the
+    device. batch_scale: what to multiply the number of patches in a batch with: below 1 after the GPU ran out of memory."""
 
     progress: Progress = field(default_factory=SilentProgress)
     device: str = "cpu"
     seed: int = 0
     weights: Optional[Path] = None
     cache: dict[Any, Any] = field(default_factory=dict)
+    batch_scale: float = 1.0
 
     def generator(self) -> torch.Generator:
         """A fresh generator on the CPU, so that a seed draws the same numbers for every device."""

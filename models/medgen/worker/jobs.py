@@ -126,6 +126,4 @@ class WorkerLost:
     sentence: str
 
 
-Event = Union[
-    WorkerReady, JobStarted, JobProgress, JobLog, JobNotice, JobFinished, JobFailed, JobCancelled, WorkerLost
-]
+Event = Union[WorkerReady, JobStarted, JobProgress, JobLog, JobNotice, JobFinished, JobFailed, JobCancelled, WorkerLost]
