@@ -1,7 +1,7 @@
 """Finding the methods: the folders under medgen/methods, and the entry points `medgen.methods` of other packages.
 
-Standard library only and Python 3.9, since Slicer imports this file at start-up. Each `methods/<id>/spec.py` has a tuple
-`SPECS` of MethodSpec; an entry point names an object that is such a tuple.
+Standard library only and Python 3.9, since Slicer imports this file at start-up. Each `methods/<id>/spec.py` has a
+tuple `SPECS` of MethodSpec; an entry point names an object that is such a tuple.
 """
 
 from __future__ import annotations

@@ -54,9 +54,10 @@ class SilentProgress:
 
 @dataclass
 class Context:
-    """device: 'cpu', 'cuda:0', ...; seed: of every random draw; weights: checked safetensors file, None where the method
-    needs none; cache: survives between jobs of one worker (loaded networks), keyed by the method; the keys must name the
-    device. batch_scale: what to multiply the number of patches in a batch with: below 1 after the GPU ran out of memory."""
+    """device: 'cpu', 'cuda:0', ...; seed: of every random draw; weights: checked safetensors file, None where the
+    method needs none; cache: survives between jobs of one worker (loaded networks), keyed by the method; the keys must
+    name the device. batch_scale: what to multiply the number of patches in a batch with: below 1 after the GPU ran out
+    of memory."""
 
     progress: Progress = field(default_factory=SilentProgress)
     device: str = "cpu"

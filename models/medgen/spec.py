@@ -1,5 +1,5 @@
-"""What a method declares: inputs, parameters, outputs, paper, warnings. One declaration makes the Slicer panel, the command
-line, the batch runner and the documentation.
+"""What a method declares: inputs, parameters, outputs, paper, warnings. One declaration makes the Slicer panel, the
+command line, the batch runner and the documentation.
 
 Standard library only and Python 3.9, since Slicer 5.8 imports this file at start-up. Coordinates are LPS millimetres.
 """
@@ -81,7 +81,8 @@ class Mask(Port):
 
 @dataclass(frozen=True)
 class LabelMap(Port):
-    """Integer image. Output: `labels` lists every value that can occur. Input: any segments, 1..n in the user's order."""
+    """Integer image. Output: `labels` lists every value that can occur. Input: any segments, 1..n in the user's
+    order."""
 
     labels: tuple[Label, ...] = ()
 

@@ -5,7 +5,8 @@ A folder of weights belongs to one method: `<id>/` with safetensors files and `c
     {"title", "files": {"name.safetensors": {"sha256": "..."}}, "training_data", "command", "seed", "steps", "device",
      "commit", "figures": {...}, "licence", "intended_use", "known_failures": [...], "trained_on_rendered": bool}
 
-Starter weights lie in Resources/Weights, the user's own in `user_data_folder()/Weights`. Python 3.9, standard library only.
+Starter weights lie in Resources/Weights, the user's own in `user_data_folder()/Weights`. Python 3.9, standard library
+only.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """`python -I .../medgen/worker/__main__.py --session ID --shipment N [--path FOLDER ...]`, started by the client.
 
-The package need not be installed: this file finds it by its own place. Kept to old syntax, so that an old Python can say
-that it is too old.
+The package need not be installed: this file finds it by its own place. Kept to old syntax, so that an old Python can
+say that it is too old.
 """
 
 import os
@@ -12,7 +12,7 @@ if __name__ == "__main__":
     from medgen.worker.protocol import encode
 
     try:
-        if sys.version_info < (3, 11):  # noqa: UP036
+        if sys.version_info < (3, 11):
             raise ImportError("it needs Python 3.11 or later, not {}.{}".format(*sys.version_info[:2]))
         from medgen.worker.server import main
     except ImportError as error:

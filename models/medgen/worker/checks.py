@@ -111,7 +111,7 @@ def _check_overlap(spec: MethodSpec, inputs: dict[str, Any]) -> None:
     """Every 3-D image must share some space with the first one, by their bounding boxes."""
     first: tuple[Port, list[tuple[float, float]]] | None = None
     for port in spec.inputs:
-        value = inputs.get(port.name)
+        value: Any = inputs.get(port.name)
         if not is_image(value) or value.GetDimension() != 3 or getattr(port, "anywhere", False):
             continue
         box = _bounding_box(value)

@@ -1,4 +1,5 @@
-"""The near end of the worker: a queue and a pump, without Qt, threads or blocking calls. Python 3.9, standard library, numpy.
+"""The near end of the worker: a queue and a pump, without Qt, threads or blocking calls. Python 3.9, standard library,
+numpy.
 
 Who owns the transport (QProcess in Slicer, `medgen.worker.local` elsewhere) calls `feed`, `feed_log`, `exited` when the
 process says something or ends, `tick` about every 100 ms, and then reads `take_events()`:
@@ -9,8 +10,8 @@ process says something or ends, `tick` about every 100 ms, and then reads `take_
     # timer: client.tick(); for event in client.take_events(): ...
 
 Images are kept by reference (SimpleITK's copy on write) while a job waits, and copied to shared memory when it starts:
-a node that is changed or removed in the meantime does not matter, and waiting jobs that share an image share its memory.
-The client ends an idle process itself, so that no job can meet a worker that has just decided to go.
+a node that is changed or removed in the meantime does not matter, and waiting jobs that share an image share its
+memory. The client ends an idle process itself, so that no job can meet a worker that has just decided to go.
 """
 
 from __future__ import annotations
@@ -51,7 +52,8 @@ from medgen.worker.transfer import Blocks, own, pack, sweep, unpack
 
 __all__ = [
     "CANCELLED", "FAILED", "FINISHED", "RUNNING", "WAITING", "Event", "Job", "JobCancelled", "JobFailed", "JobFinished",
-    "JobLog", "JobNotice", "JobProgress", "JobRequest", "JobStarted", "Transport", "WorkerClient", "WorkerLost", "WorkerReady",
+    "JobLog", "JobNotice", "JobProgress", "JobRequest", "JobStarted", "Transport", "WorkerClient", "WorkerLost",
+    "WorkerReady",
 ]  # fmt: skip
 
 OFF, STARTING, READY, KILLED = "off", "starting", "ready", "killed"
@@ -63,8 +65,8 @@ class Transport(Protocol):
     """How the client reaches its process. None of these may block or raise for a process that has ended."""
 
     def start(self, arguments: list[str], environment: dict[str, str]) -> None:
-        """Starts arguments[0] with exactly this environment. May raise OSError. Once the process has ended, and all that
-        it wrote was fed, the owner calls `exited`, also if it could not be started."""
+        """Starts arguments[0] with exactly this environment. May raise OSError. Once the process has ended, and all
+        that it wrote was fed, the owner calls `exited`, also if it could not be started."""
 
     def write(self, data: bytes) -> None: ...
 
@@ -205,7 +207,7 @@ class WorkerClient:
         if self._active is not None:
             self._drop_active(CANCELLED, JobCancelled(self._active.job.id))
 
-    # ------------------------------------------------------------------------------------ called by the transport's owner
+    # ---------------------------------------------------------------------------------- called by the transport's owner
 
     def feed(self, data: bytes) -> None:
         """Bytes from the process's stdout, cut anywhere."""

@@ -1,4 +1,5 @@
-"""What a client of the worker asks for and what it is told: requests, jobs, events. Python 3.9, standard library only."""
+"""What a client of the worker asks for and what it is told: requests, jobs, events. Python 3.9, standard library
+only."""
 
 from __future__ import annotations
 
@@ -30,7 +31,8 @@ class JobRequest:
 class Job:
     """A request and what became of it. Times are seconds since 1970; `error` is the sentence of a failed job.
 
-    state: waiting | running | finished | failed | cancelled. `cancelling`: cancel was asked, the worker has not stopped yet.
+    state: waiting | running | finished | failed | cancelled. `cancelling`: cancel was asked, the worker has not
+    stopped yet.
     """
 
     id: str
@@ -97,8 +99,8 @@ class JobNotice:
 
 @dataclass(frozen=True)
 class JobFinished:
-    """outputs: {port name: value}. provenance: method, method_version, weights, weights_sha256, parameters, seed, device,
-    seconds, medgen_version, torch_version, started_utc (ISO 8601), notices."""
+    """outputs: {port name: value}. provenance: method, method_version, weights, weights_sha256, parameters, seed,
+    device, seconds, medgen_version, torch_version, started_utc (ISO 8601), notices."""
 
     job_id: str
     outputs: dict[str, Any]

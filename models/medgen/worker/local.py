@@ -1,4 +1,5 @@
-"""The worker without Slicer: a subprocess behind the same client, and a plain blocking loop. For CLI, batch runs, tests.
+"""The worker without Slicer: a subprocess behind the same client, and a plain blocking loop. For CLI, batch runs,
+tests.
 
 with LocalWorker() as worker:
     outputs, provenance = worker.run(JobRequest("identity", {"image": image}))
@@ -27,7 +28,8 @@ TICK_SECONDS = 0.1
 
 
 class SubprocessTransport:
-    """A child process. `pump` moves what came from it (and what it did not take yet) between its pipes and the client."""
+    """A child process. `pump` moves what came from it (and what it did not take yet) between its pipes and the
+    client."""
 
     def __init__(self) -> None:
         self.client: Optional[WorkerClient] = None

@@ -62,7 +62,7 @@ def _decode(line: bytes) -> dict[str, Any]:
     if message["v"] != VERSION:
         return {
             "type": "mismatch",
-            "sentence": f"The worker and this program are of different versions (protocol {message['v']} and {VERSION}): "
-            "run 'medgen setup' to bring the worker up to date.",
+            "sentence": "The worker and this program are of different versions "
+            f"(protocol {message['v']} and {VERSION}): run 'medgen setup' to bring the worker up to date.",
         }
     return message

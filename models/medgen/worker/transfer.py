@@ -1,11 +1,13 @@
 """Values between client and worker: voxels and other bytes in shared memory, the rest as JSON. Python 3.9.
 
-Blocks are what `multiprocessing.shared_memory` makes, without its resource tracker: that would start another process from
-sys.executable (in Slicer: a second Slicer) and unlink blocks that the other side still owns. A block's name says whose it
-is (session, shipment, direction, number), so that whoever survives can remove all blocks of a shipment: they are made in
-the order of their numbers and removed in the opposite order, so 'number 0 upwards until one is missing' finds them all.
+Blocks are what `multiprocessing.shared_memory` makes, without its resource tracker: that would start another process
+from sys.executable (in Slicer: a second Slicer) and unlink blocks that the other side still owns. A block's name says
+whose it is (session, shipment, direction, number), so that whoever survives can remove all blocks of a shipment: they
+are made in the order of their numbers and removed in the opposite order, so 'number 0 upwards until one is missing'
+finds them all.
 
-Packing and unpacking are generators that pause every few megabytes, so that a GUI can spread them over several timer ticks.
+Packing and unpacking are generators that pause every few megabytes, so that a GUI can spread them over several timer
+ticks.
 """
 
 from __future__ import annotations
@@ -143,7 +145,8 @@ def is_image(value: Any) -> bool:
 
 
 def pack(values: dict[str, Any], blocks: Blocks) -> Generator[None, None, dict[str, Any]]:
-    """Returns (as StopIteration.value) what `unpack` takes on the other side. Raises MedGenError when memory is full."""
+    """Returns (as StopIteration.value) what `unpack` takes on the other side. Raises MedGenError when memory is
+    full."""
     described = {}
     try:
         for name, value in values.items():
@@ -194,7 +197,7 @@ def _pack_image(image: Any, blocks: Blocks) -> Generator[None, None, dict[str, A
     if pixel_type is None:
         raise BadInput(f"Images of {image.GetPixelIDTypeAsString()} cannot be sent to the worker.")
     if image.GetNumberOfPixels():
-        view = sitk.GetArrayViewFromImage(image)
+        view: Any = sitk.GetArrayViewFromImage(image)
         data = memoryview(view.reshape(-1).view(np.uint8))
     else:
         data = memoryview(b"")
