@@ -1,4 +1,5 @@
-"""The queue and the pump against a worker that the test plays: order, deadlines, deaths, refusals. No process is started."""
+"""The queue and the pump against a worker that the test plays: order, deadlines, deaths, refusals. No process is
+started."""
 
 import ast
 from pathlib import Path

@@ -18,7 +18,7 @@ from medgen.spec import (
 
 FAULTS = (
     "none segfault sleep_in_c hold_gil ignore_cancel allocate print exit raise missing_package memory no_output child "
-    "many_reports notice cache"
+    "many_reports notice cache torch"
 ).split()
 
 _PAPER = Paper("None", "None", "None", 2026)

@@ -101,6 +101,10 @@ def _cache(seconds: float, context: Context) -> dict[str, Any]:
     return {"first": [context.cached("first", os.urandom(4).hex)]}
 
 
+def _torch(seconds: float, context: Context) -> None:
+    import torch  # noqa: F401
+
+
 _FAULTS: dict[str, Callable[[float, Context], dict[str, Any] | None]] = {
     "none": lambda seconds, context: None,
     "segfault": _segfault,
@@ -118,4 +122,5 @@ _FAULTS: dict[str, Callable[[float, Context], dict[str, Any] | None]] = {
     "many_reports": _many_reports,
     "notice": _notice,
     "cache": _cache,
+    "torch": _torch,
 }

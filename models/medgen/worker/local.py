@@ -11,11 +11,12 @@ import contextlib
 import os
 import queue
 import selectors
+import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Optional
 
@@ -86,7 +87,7 @@ class SubprocessTransport:
     def _has_ended(self) -> bool:
         """Asks without reaping: as long as the pid is ours, its group can be killed safely."""
         assert self._process is not None
-        if sys.platform == "win32":
+        if not hasattr(os, "waitid"):  # Windows, macOS before Python 3.13
             return self._process.poll() is not None
         return os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
@@ -238,24 +239,37 @@ class LocalWorker:
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         """Runs one job to its end; returns outputs and provenance. Raises BadInput, MedGenError, Cancelled.
 
-        Ctrl-C cancels the job and is raised again once it has ended.
+        Ctrl-C cancels the job and is raised once it has ended.
         """
         job_id = self.client.submit(request)
-        interrupted: Optional[KeyboardInterrupt] = None
-        while True:
-            try:
+        with _held_interrupt() as interrupted:
+            while True:
                 for event in self.pump():
                     on_event(event)
                     if isinstance(event, (JobFinished, JobFailed, JobCancelled)) and event.job_id == job_id:
-                        return _outcome(event, interrupted)
-            except KeyboardInterrupt as error:
-                interrupted = error
-                self.client.cancel(job_id)
+                        return _outcome(event, bool(interrupted))
+                if interrupted:
+                    self.client.cancel(job_id)
 
 
-def _outcome(event: Event, interrupted: Optional[KeyboardInterrupt]) -> tuple[dict[str, Any], dict[str, Any]]:
-    if interrupted is not None:
-        raise interrupted
+@contextlib.contextmanager
+def _held_interrupt() -> Iterator[list[int]]:
+    """Ctrl-C fills the list instead of breaking into the client's book-keeping (in the main thread; others get
+    none)."""
+    interrupted: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield interrupted
+        return
+    before = signal.signal(signal.SIGINT, lambda number, frame: interrupted.append(number))
+    try:
+        yield interrupted
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _outcome(event: Event, interrupted: bool) -> tuple[dict[str, Any], dict[str, Any]]:
+    if interrupted:
+        raise KeyboardInterrupt
     if isinstance(event, JobFinished):
         return event.outputs, event.provenance
     if isinstance(event, JobCancelled):

@@ -1,0 +1,101 @@
+"""What happens around a method's own work: memory that runs out, what is remembered between jobs."""
+
+import pytest
+import torch
+
+from medgen.errors import BadInput, MedGenError
+from medgen.method import Context, SilentProgress
+from medgen.spec import MethodSpec, Paper, Table
+from medgen.worker import execution
+from medgen.worker.devices import choose_device, list_devices
+from medgen.worker.execution import NETWORKS_KEPT, RecentCache, failure_sentence, run_method
+
+SPEC = MethodSpec("m", "M", "", "test", Paper("", "", "", 2026), "", "a:b", (), (Table("table", "Table"),))
+REQUEST = {"parameters": {}, "seed": 0, "device": "cuda:0", "weights": None}
+
+
+class Heard(SilentProgress):
+    def __init__(self) -> None:
+        self.notices: list[str] = []
+
+    def notice(self, sentence: str) -> None:
+        self.notices.append(sentence)
+
+
+def run_with(run, monkeypatch: pytest.MonkeyPatch) -> tuple[dict, list[str]]:  # type: ignore[no-untyped-def]
+    monkeypatch.setattr(execution, "load_run", lambda spec: run)
+    monkeypatch.setattr(execution, "choose_device", lambda asked: asked)
+    heard = Heard()
+    _, provenance = run_method(SPEC, {}, REQUEST, heard, RecentCache())
+    assert provenance["notices"] == heard.notices
+    return provenance, heard.notices
+
+
+@pytest.mark.parametrize(
+    ("fits", "tried", "said"),
+    [
+        (lambda c: True, [("cuda:0", 1.0)], 0),
+        (lambda c: c.batch_scale < 1, [("cuda:0", 1.0), ("cuda:0", 0.25)], 1),
+        (lambda c: c.device == "cpu", [("cuda:0", 1.0), ("cuda:0", 0.25), ("cpu", 1.0)], 2),
+    ],
+)
+def test_a_full_gpu_means_smaller_batches_then_the_cpu(fits, tried, said, monkeypatch) -> None:  # type:
+ignore[no-untyped-def]
+    seen = []
+
+    def run(inputs: dict, parameters: dict, context: Context) -> dict:
+        seen.append((context.device, context.batch_scale))
+        if not fits(context):
+            context.cache["on the GPU"] = 1
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        assert not context.cache
+        return {"table": {"a": [1]}}
+
+    provenance, notices = run_with(run, monkeypatch)
+    assert seen == tried and len(notices) == said
+    assert provenance["device"] == tried[-1][0]
+
+
+def test_other_failures_are_not_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    def run(inputs: dict, parameters: dict, context: Context) -> dict:
+        seen.append(1)
+        raise RuntimeError("no")
+
+    with pytest.raises(RuntimeError):
+        run_with(run, monkeypatch)
+    assert len(seen) == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (MedGenError("As it is."), "As it is."),
+        (MemoryError(), "The computer ran out of memory"),
+        (RuntimeError("[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: not enough memory"), "ran out of
+        memory"), (torch.OutOfMemoryError("CUDA out of memory"), "The GPU ran out of memory, also with few patches"),
+        (ModuleNotFoundError("No module named 'monai'", name="monai"), "lacks the package 'monai'"),
+        (ValueError(), "The method failed: ValueError"),
+    ],
+)
+def test_every_failure_is_one_sentence(error: Exception, sentence: str) -> None:
+    said = failure_sentence(error)
+    assert sentence in said and "\n" not in said and said.endswith((".", "it.", "region.")) or "ValueError" in said
+
+
+def test_the_cache_keeps_what_was_used_last() -> None:
+    cache = RecentCache()
+    context = Context(cache=cache)
+    for n in range(NETWORKS_KEPT):
+        context.cached(n, lambda n=n: n)
+    assert context.cached(0, lambda: "made again") == 0
+    context.cached("new", lambda: "new")
+    assert 0 in cache and 1 not in cache and len(cache) == NETWORKS_KEPT
+
+
+def test_devices() -> None:
+    assert list_devices()[-1]["id"] == "cpu"
+    assert choose_device("auto") == list_devices()[0]["id"]
+    with pytest.raises(BadInput, match="no device 'tpu'"):
+        choose_device("tpu")
