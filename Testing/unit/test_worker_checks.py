@@ -27,8 +27,9 @@ def spec(*ports: Port) -> MethodSpec:
     return MethodSpec("m", "M", "", "test", Paper("", "", "", 2026), "", "a:b", ports, ())
 
 
-def volume(shape: tuple[int, ...] = (4, 4, 4), dtype: type = np.float32, fill: float = 0, **options: bool) ->
-sitk.Image:
+def volume(
+    shape: tuple[int, ...] = (4, 4, 4), dtype: type = np.float32, fill: float = 0, **options: bool
+) -> sitk.Image:
     return sitk.GetImageFromArray(np.full(shape, fill, dtype), **options)
 
 

@@ -94,7 +94,7 @@ def test_one_job_from_start_to_end(stage: Stage) -> None:
     stage.say("started", job=job)
     stage.say("progress", job=job, stage="Patches", fraction=0.5, message="3 of 6", remaining_seconds=2.0)
     stage.say("log", job=job, line="a")
-    stage.client.feed_log("wei".encode() + "ß\nrest".encode()[:1])
+    stage.client.feed_log(b"wei" + "ß\nrest".encode()[:1])
     stage.client.feed_log("ß\nrest".encode()[1:])
     stage.say("notice", job=job, sentence="Turned.")
     stage.finish(job)

@@ -261,8 +261,8 @@ def test_a_job_that_ignores_cancel_is_killed_and_the_queue_goes_on(
     make_worker: Callable[..., LocalWorker], fault: str
 ) -> None:
     worker = make_worker(grace_seconds=0.3)
-    stuck, other = worker.client.submit(faulty(fault)), worker.client.submit(JobRequest("identity", {"image":
-    volume()})) pump_until(worker, has(JobProgress, stuck))
+    stuck, other = (worker.client.submit(request) for request in (faulty(fault), faulty("none")))
+    pump_until(worker, has(JobProgress, stuck))
     worker.client.cancel(stuck)
     events = pump_until(worker, has(JobFinished, other))
     assert has(JobCancelled, stuck)(events) and not has(WorkerLost)(events)

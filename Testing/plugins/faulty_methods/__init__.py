@@ -16,10 +16,10 @@ from medgen.spec import (
     Transform,
 )
 
-FAULTS = (
-    "none segfault sleep_in_c hold_gil ignore_cancel allocate print exit raise missing_package memory no_output child "
-    "many_reports notice cache torch"
-).split()
+FAULTS = [
+    *("none", "segfault", "sleep_in_c", "hold_gil", "ignore_cancel", "allocate", "print", "exit", "raise", "memory"),
+    *("missing_package", "no_output", "child", "many_reports", "notice", "cache", "torch"),
+]
 
 _PAPER = Paper("None", "None", "None", 2026)
 
