@@ -1,0 +1,93 @@
+"""Which node most likely fills an input, and what can be said of an image before a run."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Optional
+
+import slicer
+from vtk.util import numpy_support
+
+from medgen import spec
+from medgen.spec import ImageFacts
+from MedGenSlicerLib import node_bridge, provenance
+
+WORDS = {  # what names of series say about their kind
+    "CT": {"ct", "cta", "cbct", "hu", "chest", "abdomen"},
+    "MR": {"mr", "mri", "t1", "t2", "flair", "pd", "dixon", "mrhead", "brain", "adc", "dwi"},
+    "T1": {"t1", "mprage", "spgr", "mrhead", "t1w"},
+    "T2": {"t2", "t2w"},
+    "FLAIR": {"flair"},
+    "US": {"us", "ultrasound", "echo", "doppler"},
+}
+_facts: dict[str, tuple[int, ImageFacts]] = {}  # node id: (time of change, facts)
+
+
+def dicom_modality(node: Any) -> str:
+    """'MR', 'CT', 'US', ... of a node that came from DICOM, else ''."""
+    hierarchy = slicer.mrmlScene.GetSubjectHierarchyNode()
+    item = hierarchy.GetItemByDataNode(node) if hierarchy is not None else 0
+    return (hierarchy.GetItemAttribute(item, "DICOM.Modality") or "") if item else ""
+
+
+def facts(node: Any) -> Optional[ImageFacts]:
+    """None for a node without voxels (or without numbers, as a colour image)."""
+    image = node.GetImageData() if hasattr(node, "GetImageData") else None
+    scalars = image.GetPointData().GetScalars() if image is not None else None
+    if scalars is None or scalars.GetNumberOfComponents() != 1 or scalars.GetNumberOfTuples() == 0:
+        return None
+    changed = max(image.GetMTime(), scalars.GetMTime())
+    known = _facts.get(node.GetID())
+    if known is None or known[0] != changed:
+        columns, rows, slices = image.GetDimensions()
+        array = numpy_support.vtk_to_numpy(scalars).reshape(slices, rows, columns)
+        known = (changed, ImageFacts.of_array(array, node.GetSpacing(), dicom_modality(node)))
+        _facts[node.GetID()] = known
+    return known[1]
+
+
+def forget_facts() -> None:
+    _facts.clear()
+
+
+def candidates(port: spec.Port) -> list[Any]:
+    """The nodes of the scene that can fill the port, in the order of the scene."""
+    classes = node_bridge.node_classes(port)
+    found = [n for cls in classes for n in slicer.util.getNodesByClass(cls)]
+    exact = [n for n in found if not n.GetHideFromEditors()]
+    if isinstance(port, (spec.Image, spec.Probability)):  # label maps and colour images are scalar volumes to MRML
+        exact = [n for n in exact if n.GetClassName() in classes]
+    return exact
+
+
+def likeliest(port: spec.Port, taken: list[Any]) -> Optional[Any]:
+    """The best candidate by DICOM modality, words of the name and intensities; None if nothing speaks for any.
+
+    A required image takes the newest volume that nothing speaks against; results of MedGen come last.
+    """
+    scored = [(score(port, node), index, node) for index, node in enumerate(candidates(port)) if node not in taken]
+    if not scored:
+        return None
+    best, _index, node = max(scored, key=lambda s: (s[0], s[1]))
+    threshold = 0.0 if port.required and isinstance(port, spec.Image) else 0.5
+    return node if best >= threshold else None
+
+
+def score(port: spec.Port, node: Any) -> float:
+    words = set(re.findall(r"[a-z0-9]+", node.GetName().lower()))
+    total = float(len(words & set(re.findall(r"[a-z0-9]+", f"{port.name} {port.title}".lower()))))
+    if provenance.made_by_medgen(node) or provenance.is_synthetic(node):
+        total -= 1.5
+    if not isinstance(port, spec.Image) or port.modality == "any":
+        return total + (0.1 if isinstance(port, spec.Image) else 0.0)
+    wanted = port.modality.upper()
+    total += 1.0 if words & WORDS.get(wanted, {wanted.lower()}) else 0.0
+    kind = dicom_modality(node).upper()
+    general = "MR" if wanted in ("T1", "T2", "FLAIR", "PD") else wanted
+    if kind:
+        total += 2.0 if kind == general else -3.0
+    elif general in ("CT", "MR"):
+        known = facts(node)
+        looks_like_ct = known is not None and known.minimum < -500
+        total += 0.5 if looks_like_ct == (general == "CT") else -2.0
+    return total

@@ -1,0 +1,221 @@
+"""The inputs of a method: one row per role with the right nodes only, tools beside it, and warnings beneath it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Optional
+
+import qt
+import slicer
+from slicer.i18n import tr as _
+
+from medgen import spec
+from medgen.spec import FitnessWarning, MethodSpec
+from MedGenSlicerLib import correction, input_guess, node_bridge, views, widgets
+from MedGenSlicerLib.panel_state import PanelState
+
+CREATABLE = (spec.Points, spec.Planes, spec.ROI, spec.Mask, spec.LabelMap)
+NEW_TOOLTIPS = {
+    spec.Points: "Places a new list of points: click in a slice view; right-click to stop.",
+    spec.Planes: "Adds a plane at the place that the red slice view shows.",
+    spec.ROI: "Makes a box around the whole image, to be dragged smaller.",
+    spec.Mask: "Makes an empty mask and opens the Segment Editor to paint it.",
+    spec.LabelMap: "Makes an empty segmentation and opens the Segment Editor to paint it.",
+}
+
+
+def port_help(port: spec.Port) -> str:
+    """The tooltip of a row."""
+    kind = port.help or _("The node to use as '{title}'.").format(title=port.title)
+    if isinstance(port, spec.Image) and port.modality != "any":
+        kind += " " + _("Expected: {modality}.").format(modality=port.modality)
+    return kind if port.required else kind + " " + _("May be left empty.")
+
+
+class InputRow:
+    """One input: selector, which segment (for masks), a tool that makes a new one, warnings."""
+
+    def __init__(self, port: spec.Port, form: InputsForm) -> None:
+        self.port, self.form = port, form
+        self.title = qt.QLabel(port.title + ("" if port.required else " " + _("(optional)")))
+        self.title.setToolTip(port_help(port))
+        none = _("Select...") if port.required else _("None")
+        image = isinstance(port, (spec.Image, spec.Probability))
+        self.selector = widgets.node_selector(node_bridge.node_classes(port), port_help(port), none, children=not image)
+        self.selector.setSizePolicy(qt.QSizePolicy.Ignored, qt.QSizePolicy.Fixed)
+        self.segment = qt.QComboBox()
+        self.segment.setToolTip(_("Which segment of the segmentation is meant."))
+        self.segment.setSizePolicy(qt.QSizePolicy.Ignored, qt.QSizePolicy.Fixed)
+        self.segment.setVisible(False)
+        parts = [self.selector, self.segment]
+        if isinstance(port, CREATABLE):
+            parts.append(widgets.tool("add", _(NEW_TOOLTIPS[type(port)]), self.make_new))
+        self.layout = widgets.row(*parts, stretch=0)
+        self.layout.setStretch(1, 1)
+        self.warning = widgets.Notice()
+        self.selector.currentNodeChanged.connect(self._node_chosen)
+        self.segment.currentIndexChanged.connect(lambda *_a: self._segment_chosen())
+
+    def _node_chosen(self, *_arguments: object) -> None:
+        node = self.selector.currentNode()
+        if self.form.state is None or self.form.updating:
+            return
+        self.form.state.set_input_nodes(self.port.name, [node] if node is not None else [])
+        self.form.state.set_segment_id(self.port.name, "")
+
+    def _segment_chosen(self) -> None:
+        if self.form.state is not None and not self.form.updating:
+            self.form.state.set_segment_id(self.port.name, widgets.combo_data(self.segment) or "")
+
+    def update(self, state: PanelState) -> None:
+        node = state.input_node(self.port.name)
+        self.selector.setCurrentNode(node)
+        many = isinstance(self.port, spec.Mask) and node is not None and node.IsA("vtkMRMLSegmentationNode")
+        ids = list(node.GetSegmentation().GetSegmentIDs()) if many else []
+        self.segment.setVisible(len(ids) > 1)
+        if len(ids) > 1:
+            items = [(node.GetSegmentation().GetSegment(i).GetName(), i) for i in ids]
+            everything = (_("All segments"), "")
+            widgets.set_combo(self.segment, [everything, *items], state.segment_id(self.port.name))
+
+    def make_new(self) -> None:
+        node = make_input_node(self.port, self.form.reference())
+        self.form.state.set_input_nodes(self.port.name, [node])
+        if node.IsA("vtkMRMLSegmentationNode"):
+            correction.open_editor(node, self.form.reference())
+
+
+class PlanesRow(InputRow):
+    """Several planes: the selector adds one, a line says how many there are."""
+
+    def __init__(self, port: spec.Port, form: InputsForm) -> None:
+        super().__init__(port, form)
+        self.selector.setProperty("noneDisplay", _("Add a plane..."))
+        self.count = qt.QLabel()
+        self.count.setToolTip(_("Planes that are used; the x takes the last one away again."))
+        self.remove = widgets.tool(
+            "remove", _("Takes the last plane out of the list (it stays in the scene)."), self._pop
+        )
+        self.layout.addWidget(self.count)
+        self.layout.addWidget(self.remove)
+
+    def _node_chosen(self, *_arguments: object) -> None:
+        node = self.selector.currentNode()
+        if node is not None and self.form.state is not None and not self.form.updating:
+            self.add(node)
+
+    def add(self, node: Any) -> None:
+        planes = self.form.state.input_nodes(self.port.name)
+        if node not in planes:
+            self.form.state.set_input_nodes(self.port.name, [*planes, node])
+
+    def _pop(self) -> None:
+        self.form.state.set_input_nodes(self.port.name, self.form.state.input_nodes(self.port.name)[:-1])
+
+    def update(self, state: PanelState) -> None:
+        planes = state.input_nodes(self.port.name)
+        self.selector.setCurrentNode(None)
+        self.count.setText(_("{n} planes").format(n=len(planes)) if len(planes) != 1 else _("1 plane"))
+        self.remove.setEnabled(bool(planes))
+
+    def make_new(self) -> None:
+        self.add(make_input_node(self.port, self.form.reference()))
+
+
+def make_input_node(port: spec.Port, reference: Optional[Any]) -> Any:
+    """A new node for the port, started sensibly: a box around the image, a plane at the red slice, an empty mask on the
+    image's grid."""
+    name = slicer.mrmlScene.GenerateUniqueName(port.title)
+    node = slicer.mrmlScene.AddNewNodeByClass(node_bridge.node_classes(port)[0], name)
+    if isinstance(port, spec.ROI) and reference is not None:
+        bounds = [0.0] * 6
+        reference.GetRASBounds(bounds)
+        node.SetCenterWorld(*((bounds[2 * i] + bounds[2 * i + 1]) / 2 for i in range(3)))
+        node.SetSizeWorld(*(bounds[2 * i + 1] - bounds[2 * i] for i in range(3)))
+    elif isinstance(port, spec.Planes):
+        point, normal = views.slice_plane("Red")
+        node.SetOriginWorld([float(x) for x in point])
+        node.SetNormalWorld([float(x) for x in normal])
+    elif isinstance(port, (spec.Mask, spec.LabelMap)):
+        node.CreateDefaultDisplayNodes()
+        if reference is not None:
+            node.SetReferenceImageGeometryParameterFromVolumeNode(reference)
+        node.GetSegmentation().AddEmptySegment(port.name, port.title)
+    elif isinstance(port, spec.Points):
+        slicer.modules.markups.logic().SetActiveList(node)
+        interaction = slicer.app.applicationLogic().GetInteractionNode()
+        interaction.SwitchToPersistentPlaceMode()
+    return node
+
+
+class InputsForm:
+    """`changed` is called after the user chose another input."""
+
+    def __init__(self, layout: Any, changed: Callable[[], None]) -> None:
+        self.layout = layout
+        self._changed = changed
+        self.state: Optional[PanelState] = None
+        self.method: Optional[MethodSpec] = None
+        self.rows: dict[str, InputRow] = {}
+        self.updating = False
+
+    def build(self, method: MethodSpec) -> None:
+        """Makes the rows of another method."""
+        widgets.clear_layout(self.layout)
+        self.method, self.rows = method, {}
+        for port in method.inputs:
+            made = (PlanesRow if isinstance(port, spec.Planes) else InputRow)(port, self)
+            self.rows[port.name] = made
+            self.layout.addWidget(made.title)
+            self.layout.addLayout(made.layout)
+            self.layout.addWidget(made.warning.widget)
+
+    def update(self, state: PanelState) -> None:
+        """Shows what the state holds."""
+        self.state = state
+        self.updating = True
+        try:
+            for made in self.rows.values():
+                made.update(state)
+        finally:
+            self.updating = False
+
+    def choose_likeliest(self, state: PanelState) -> None:
+        """Fills empty rows; never changes a choice."""
+        if self.method is None:
+            return
+        taken = [node for port in self.method.inputs for node in state.input_nodes(port.name)]
+        for port in self.method.inputs:
+            if isinstance(port, spec.Planes) or state.input_nodes(port.name):
+                continue
+            node = input_guess.likeliest(port, taken)
+            if node is not None:
+                taken.append(node)
+                state.set_input_nodes(port.name, [node])
+
+    def inputs(self) -> dict[str, list[Any]]:
+        """{port: nodes}, empty ports left out."""
+        if self.method is None or self.state is None:
+            return {}
+        found = {port.name: self.state.input_nodes(port.name) for port in self.method.inputs}
+        return {name: nodes for name, nodes in found.items() if nodes}
+
+    def reference(self) -> Optional[Any]:
+        volumes = [n for nodes in self.inputs().values() for n in nodes[:1] if n.IsA("vtkMRMLVolumeNode")]
+        return volumes[0] if volumes else None
+
+    def missing(self) -> list[str]:
+        """Titles of required inputs that are empty."""
+        given = self.inputs()
+        return [p.title for p in (self.method.inputs if self.method else ()) if p.required and p.name not in given]
+
+    def show_warnings(self) -> list[FitnessWarning]:
+        """Asks the method about the images and shows each answer beneath its row."""
+        if self.method is None:
+            return []
+        images = {p.name for p in self.method.inputs if isinstance(p, spec.Image)}
+        known = {name: input_guess.facts(nodes[0]) for name, nodes in self.inputs().items() if name in images}
+        found = self.method.fitness({name: fact for name, fact in known.items() if fact is not None})
+        for name, made in self.rows.items():
+            made.warning.say(" ".join(w.sentence for w in found if w.input == name))
+        return found

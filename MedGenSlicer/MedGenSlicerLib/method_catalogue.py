@@ -1,0 +1,29 @@
+"""The methods that this Slicer knows: MedGen's own, and those of packages in the folders that the user named."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from medgen.catalogue import find_method, load_catalogue
+from medgen.spec import MethodSpec
+from MedGenSlicerLib import settings
+
+
+def method_folders() -> list[str]:
+    """Folders with further method packages; on sys.path once this was called."""
+    folders = [folder for folder in settings.get("method_folders", "").split(os.pathsep) if folder]
+    sys.path.extend(folder for folder in folders if folder not in sys.path)
+    return folders
+
+
+def of_families(families: tuple[str, ...]) -> list[MethodSpec]:
+    """In alphabetical order of their ids."""
+    method_folders()
+    return [method for method in load_catalogue().values() if method.family in families]
+
+
+def find(method_id: str) -> MethodSpec:
+    """Raises BadInput for an unknown id."""
+    method_folders()
+    return find_method(method_id)

@@ -1,0 +1,93 @@
+"""What the widget class of every MedGen module shares: the panel, and the events of application and scene."""
+
+from __future__ import annotations
+
+from typing import Any, Optional
+
+import qt
+import slicer
+from slicer.ScriptedLoadableModule import ScriptedLoadableModuleLogic, ScriptedLoadableModuleWidget
+from slicer.util import VTKObservationMixin
+
+from medgen.errors import MedGenError
+from MedGenSlicerLib import jobs, method_catalogue
+from MedGenSlicerLib.panel import MethodPanel
+from MedGenSlicerLib.panel_state import PanelState, add_parameter_set, parameter_sets
+
+
+class MethodModuleWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
+    """A module that shows the methods of some families. A module sets `families`, and `extras` for widgets of its own."""
+
+    families: tuple[str, ...] = ()
+    extras: dict[str, Any] = {}
+
+    def __init__(self, parent: Optional[Any] = None) -> None:
+        ScriptedLoadableModuleWidget.__init__(self, parent)
+        VTKObservationMixin.__init__(self)
+        self.panel: Optional[MethodPanel] = None
+
+    def setup(self) -> None:
+        ScriptedLoadableModuleWidget.setup(self)
+        self.panel = MethodPanel(self.layout, self.moduleName, method_catalogue.of_families(self.families), self.extras)
+        scene = slicer.mrmlScene
+        self.addObserver(scene, scene.StartCloseEvent, lambda *_a: self.panel.follow(None))
+        for event in (scene.EndCloseEvent, scene.EndImportEvent):
+            self.addObserver(scene, event, lambda *_a: self._scene_changed())
+
+    def enter(self) -> None:
+        if self.panel is not None:
+            self.panel.enter()
+
+    def exit(self) -> None:
+        pass  # the panel follows its parameter node and its jobs while another module is shown
+
+    def cleanup(self) -> None:
+        self.removeObservers()
+        if self.panel is not None:
+            self.panel.cleanup()
+            self.panel = None
+
+    def _scene_changed(self) -> None:
+        if self.panel is not None and self.isEntered():
+            self.panel.enter()
+
+    def isEntered(self) -> bool:
+        """In the application `parent.isEntered` is a property; a panel that stands alone is always entered."""
+        entered = getattr(self.parent, "isEntered", True)
+        return bool(entered() if callable(entered) else entered)
+
+
+class MethodModuleLogic(ScriptedLoadableModuleLogic):
+    """For scripts: runs a method on nodes and waits."""
+
+    def run(
+        self, method_id: str, inputs: dict[str, Any], parameters: Optional[dict[str, Any]] = None, **options: Any
+    ) -> list:
+        """inputs: {port: node or list of nodes}; options: seed, device, weights, segment_ids. Returns the result nodes.
+        Raises MedGenError with the job's sentence if it fails."""
+        known = parameter_sets(self.moduleName)
+        node = known[0] if known else add_parameter_set(self.moduleName)
+        nodes = {name: value if isinstance(value, list) else [value] for name, value in inputs.items()}
+        ticket = jobs.controller().submit(method_catalogue.find(method_id), nodes, parameters or {}, node, **options)
+        wait_for(ticket)
+        if ticket.error:
+            raise MedGenError(ticket.error)
+        return ticket.results()
+
+    def state(self) -> PanelState:
+        known = parameter_sets(self.moduleName)
+        return PanelState(known[0] if known else add_parameter_set(self.moduleName))
+
+
+def wait_for(ticket: jobs.Ticket) -> None:
+    """Runs the event loop until the job has ended."""
+    loop = qt.QEventLoop()
+
+    def look(changed: Optional[jobs.Ticket]) -> None:
+        if ticket.ended:
+            loop.quit()
+
+    jobs.controller().listeners.append(look)
+    if not ticket.ended:
+        loop.exec_()
+    jobs.controller().listeners.remove(look)

@@ -1,0 +1,294 @@
+"""MRML nodes to the values a method takes (`medgen.spec`), and its values to nodes. World-space exact in both directions.
+
+All inputs of one run share the frame of the *reference node* (the first image): its own coordinates, before its parent
+transform. Another input is brought there through both parent transforms: a linear difference goes into its grid, without
+touching a voxel; a deformable one is resampled onto the reference grid. The results get the reference's parent transform.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from typing import Any, Optional
+
+import numpy as np
+import SimpleITK as sitk
+import slicer
+import vtk
+from vtk.util import numpy_support
+
+from medgen import spec
+from medgen.errors import BadInput
+from MedGenSlicerLib.geometry import LPS_RAS, FrameChange, from_vtk, ijk_to_ras, resliced, set_grid, to_vtk
+
+NODE_CLASSES = {  # input port: node classes that can fill it
+    spec.Image: ("vtkMRMLScalarVolumeNode",),
+    spec.Probability: ("vtkMRMLScalarVolumeNode",),
+    spec.Mask: ("vtkMRMLSegmentationNode", "vtkMRMLLabelMapVolumeNode"),
+    spec.LabelMap: ("vtkMRMLSegmentationNode", "vtkMRMLLabelMapVolumeNode"),
+    spec.Points: ("vtkMRMLMarkupsFiducialNode",),
+    spec.Planes: ("vtkMRMLMarkupsPlaneNode",),
+    spec.ROI: ("vtkMRMLMarkupsROINode",),
+    spec.Table: ("vtkMRMLTableNode",),
+    spec.Transform: ("vtkMRMLLinearTransformNode",),
+    spec.Blob: ("vtkMRMLTextNode",),
+}
+
+
+def node_classes(port: spec.Port) -> tuple[str, ...]:
+    if isinstance(port, spec.Image) and port.kind == "sequence":
+        return ("vtkMRMLSequenceNode",)
+    if isinstance(port, spec.Image) and port.kind == "rgb":
+        return ("vtkMRMLVectorVolumeNode",)
+    return NODE_CLASSES[type(port)]
+
+
+# ------------------------------------------------------------------------------------------------------- node to value
+
+
+def value_of(port: spec.Port, nodes: Sequence[Any], reference: Any, segment_id: str = "") -> Any:
+    """The value of an input port. `nodes`: one node, or several for Planes; segment_id: of a mask, empty for all segments.
+
+    Raises BadInput with one sentence if the nodes hold nothing that can be used.
+    """
+    node = nodes[0]
+    if isinstance(port, spec.Image) and port.kind == "sequence":
+        return sequence_images(node, reference)
+    if isinstance(port, (spec.Image, spec.Probability)):
+        return volume_image(node, reference)
+    if isinstance(port, (spec.Mask, spec.LabelMap)):
+        image = label_image(node, reference, [segment_id] if segment_id else None)
+        return image > 0 if isinstance(port, spec.Mask) else image
+    if isinstance(port, spec.Points):
+        return points(node, reference)
+    if isinstance(port, spec.Planes):
+        return [plane(each, reference) for each in nodes]
+    if isinstance(port, spec.ROI):
+        return roi(node, reference)
+    if isinstance(port, spec.Table):
+        return table(node)
+    if isinstance(port, spec.Transform):
+        matrix = vtk.vtkMatrix4x4()
+        node.GetMatrixTransformFromParent(matrix)
+        return (LPS_RAS @ from_vtk(matrix) @ LPS_RAS).tolist()
+    return blob(node)
+
+
+def volume_grid(node: Any) -> np.ndarray:
+    """IJK to the node's own RAS."""
+    matrix = vtk.vtkMatrix4x4()
+    node.GetIJKToRASMatrix(matrix)
+    return from_vtk(matrix)
+
+
+def _image_of(image_data: Any, grid: np.ndarray) -> sitk.Image:
+    """One copy of the voxels."""
+    scalars = image_data.GetPointData().GetScalars()
+    columns, rows, slices = image_data.GetDimensions()
+    voxels = numpy_support.vtk_to_numpy(scalars)
+    components = scalars.GetNumberOfComponents()
+    shape = (slices, rows, columns) + ((components,) if components > 1 else ())
+    image = sitk.GetImageFromArray(voxels.reshape(shape), isVector=components > 1)
+    set_grid(image, grid)
+    return image
+
+
+def volume_image(node: Any, reference: Any = None) -> sitk.Image:
+    """A volume node as an image in the frame of `reference` (None: the node's own frame)."""
+    image_data = node.GetImageData()
+    if image_data is None or image_data.GetPointData().GetScalars() is None:
+        raise BadInput(f"The volume '{node.GetName()}' is empty.")
+    if reference is None or reference is node:
+        return _image_of(image_data, volume_grid(node))
+    change = FrameChange(node, reference)
+    if change.matrix is not None:
+        return _image_of(image_data, change.matrix @ volume_grid(node))
+    grid = volume_grid(reference)
+    labels = node.IsA("vtkMRMLLabelMapVolumeNode")
+    size = reference.GetImageData().GetDimensions()
+    back = FrameChange(reference, node)
+    return _image_of(resliced(image_data, volume_grid(node), grid, size, back, labels), grid)
+
+
+def label_image(node: Any, reference: Any = None, segment_ids: Optional[list[str]] = None) -> sitk.Image:
+    """A label map or segmentation as an integer image; segments become 1..n in their order, on the reference's grid if
+    there is one, else on their own."""
+    if node.IsA("vtkMRMLLabelMapVolumeNode"):
+        return volume_image(node, reference)
+    ids = segment_ids if segment_ids is not None else list(node.GetSegmentation().GetSegmentIDs())
+    if not ids:
+        raise BadInput(f"The segmentation '{node.GetName()}' has no segment.")
+    missing = [i for i in ids if node.GetSegmentation().GetSegment(i) is None]
+    if missing:
+        raise BadInput(f"The segmentation '{node.GetName()}' has no segment '{missing[0]}' any more.")
+    if reference is None or reference.GetImageData() is None:
+        merged = _merged(node, ids, None)
+        return _image_of(merged, oriented_grid(merged))
+    grid, size = volume_grid(reference), reference.GetImageData().GetDimensions()
+    change = FrameChange(reference, node)
+    if change.matrix is not None:
+        geometry = oriented_image(size, change.matrix @ grid)
+        return _image_of(_merged(node, ids, geometry), grid)
+    merged = _merged(node, ids, None)
+    return _image_of(resliced(merged, oriented_grid(merged), grid, size, change, labels=True), grid)
+
+
+def oriented_image(size: Sequence[int], grid: np.ndarray) -> Any:
+    """An empty vtkOrientedImageData (no voxels) with that grid."""
+    image = slicer.vtkOrientedImageData()
+    image.SetExtent(0, size[0] - 1, 0, size[1] - 1, 0, size[2] - 1)
+    image.SetGeometryFromImageToWorldMatrix(to_vtk(grid))
+    return image
+
+
+def oriented_grid(image: Any) -> np.ndarray:
+    """IJK to the node's RAS of a vtkOrientedImageData whose extent may start anywhere, counted from its first voxel."""
+    matrix = vtk.vtkMatrix4x4()
+    image.GetImageToWorldMatrix(matrix)
+    grid = from_vtk(matrix)
+    start = image.GetExtent()[::2]
+    grid[:3, 3] = (grid @ [*start, 1.0])[:3]
+    return grid
+
+
+def _merged(node: Any, ids: list[str], geometry: Any) -> Any:
+    names = vtk.vtkStringArray()
+    for segment_id in ids:
+        names.InsertNextValue(segment_id)
+    merged = slicer.vtkOrientedImageData()
+    mode = slicer.vtkSegmentation.EXTENT_REFERENCE_GEOMETRY
+    if not node.GenerateMergedLabelmapForAllSegments(merged, mode, geometry, names) or 0 in merged.GetDimensions():
+        raise BadInput(f"The segmentation '{node.GetName()}' is empty.")
+    return merged
+
+
+def sequence_images(node: Any, reference: Any = None) -> list[sitk.Image]:
+    """Every frame of a sequence node, in order; frames have no parent transform of their own."""
+    frames = [node.GetNthDataNode(i) for i in range(node.GetNumberOfDataNodes())]
+    if not frames:
+        raise BadInput(f"The sequence '{node.GetName()}' is empty.")
+    return [volume_image(frame) for frame in frames]
+
+
+def points(node: Any, reference: Any = None) -> list[list[float]]:
+    change = FrameChange(node, reference)
+    found = []
+    for index in range(node.GetNumberOfControlPoints()):
+        position = [0.0, 0.0, 0.0]
+        node.GetNthControlPointPosition(index, position)
+        x, y, z = change.point(position)
+        found.append([-x, -y, z])
+    return found
+
+
+def plane(node: Any, reference: Any = None) -> dict[str, list[float]]:
+    change = FrameChange(None, reference)  # the world functions know the node's own parent
+    x, y, z = change.point(node.GetOriginWorld())
+    nx, ny, nz = change.normal(node.GetNormalWorld(), node.GetOriginWorld())
+    return {"origin": [-x, -y, z], "normal": [-float(nx), -float(ny), float(nz)]}
+
+
+def roi(node: Any, reference: Any = None) -> dict[str, Any]:
+    """Axes are made perpendicular again, as a box must have; sizes grow or shrink with a scaling transform."""
+    change = FrameChange(node, reference)
+    matrix = from_vtk(node.GetObjectToNodeMatrix())
+    center, size = matrix[:3, 3], np.array(node.GetSize())
+    axes = np.column_stack([change.vector(matrix[:3, i], center) for i in range(3)])
+    lengths = np.linalg.norm(axes, axis=0)
+    u, _, vt = np.linalg.svd(axes / lengths)
+    x, y, z = change.point(center)
+    return {
+        "center": [-x, -y, z],
+        "axes": (LPS_RAS[:3, :3] @ u @ vt).tolist(),
+        "size_mm": [float(s) for s in size * lengths],
+    }
+
+
+def table(node: Any) -> dict[str, list]:
+    columns = {}
+    for index in range(node.GetNumberOfColumns()):
+        column = node.GetTable().GetColumn(index)
+        values = [column.GetValue(row) for row in range(column.GetNumberOfValues())]
+        columns[column.GetName() or f"column {index + 1}"] = values
+    return columns
+
+
+def blob(node: Any) -> bytes:
+    try:
+        return base64.b64decode(node.GetText() or "", validate=True)
+    except ValueError:
+        raise BadInput(f"The text '{node.GetName()}' holds no saved model.") from None
+
+
+# ------------------------------------------------------------------------------------------------------- value to node
+
+
+def image_data_of(image: sitk.Image) -> vtk.vtkImageData:
+    """One copy of the voxels; origin 0, spacing 1, as MRML wants it. 2D images become one slice."""
+    voxels = sitk.GetArrayViewFromImage(image)
+    components = image.GetNumberOfComponentsPerPixel()
+    if voxels.dtype == np.int64:
+        voxels = voxels.astype(np.int32)
+    flat = voxels.reshape(-1, components) if components > 1 else voxels.ravel()
+    data = vtk.vtkImageData()
+    data.SetDimensions((*image.GetSize(), 1)[:3])
+    scalars = numpy_support.numpy_to_vtk(flat, deep=True)
+    scalars.SetName("ImageScalars")
+    data.GetPointData().SetScalars(scalars)
+    return data
+
+
+def fill_volume(node: Any, image: sitk.Image) -> None:
+    """Puts voxels and grid into a volume node. The grid is set as a matrix, so that shear would survive too."""
+    node.SetIJKToRASMatrix(to_vtk(ijk_to_ras(image)))
+    node.SetAndObserveImageData(image_data_of(image))
+
+
+def oriented_image_of(image: sitk.Image) -> Any:
+    """The image as vtkOrientedImageData, as segments hold it."""
+    oriented = slicer.vtkOrientedImageData()
+    oriented.ShallowCopy(image_data_of(image))
+    oriented.SetGeometryFromImageToWorldMatrix(to_vtk(ijk_to_ras(image)))
+    return oriented
+
+
+def fill_points(node: Any, values: Sequence[Sequence[float]]) -> None:
+    for x, y, z in values:
+        node.AddControlPoint(vtk.vtkVector3d(-x, -y, z))
+
+
+def fill_plane(node: Any, value: dict[str, Any]) -> None:
+    x, y, z = value["origin"]
+    nx, ny, nz = value["normal"]
+    node.SetOrigin(-x, -y, z)
+    node.SetNormal(-nx, -ny, nz)
+
+
+def fill_roi(node: Any, value: dict[str, Any]) -> None:
+    x, y, z = value["center"]
+    matrix = np.eye(4)
+    matrix[:3, :3] = LPS_RAS[:3, :3] @ np.array(value["axes"], float)
+    matrix[:3, 3] = (-x, -y, z)
+    node.SetAndObserveObjectToNodeMatrix(to_vtk(matrix))
+    node.SetSize([float(s) for s in value["size_mm"]])
+
+
+def fill_table(node: Any, columns: dict[str, Sequence]) -> None:
+    content = vtk.vtkTable()
+    for name, values in columns.items():
+        numbers = all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in values)
+        column = vtk.vtkDoubleArray() if numbers else vtk.vtkStringArray()
+        column.SetName(name)
+        for value in values:
+            column.InsertNextValue(float(value) if numbers else str(value))
+        content.AddColumn(column)
+    node.SetAndObserveTable(content)
+
+
+def fill_transform(node: Any, matrix: Any) -> None:
+    """The value maps points of the output space to the input space; MRML's 'from parent' has the same sense."""
+    node.SetMatrixTransformFromParent(to_vtk(LPS_RAS @ np.array(matrix, float) @ LPS_RAS))
+
+
+def fill_blob(node: Any, content: bytes) -> None:
+    node.SetText(base64.b64encode(content).decode("ascii"))

@@ -1,0 +1,303 @@
+"""Puts what a run returned into the scene: named, under its study, displayed, with its provenance. Never touches a node that
+was there before. Works in steps (a generator), so that a big result does not stop the event loop for long."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import SimpleITK as sitk
+import slicer
+from slicer.i18n import tr as _
+
+from medgen import spec
+from MedGenSlicerLib import correction, node_bridge, provenance, views
+from MedGenSlicerLib.provenance import RunRecord
+
+# intensity at the ends of the grey scale, where the unit fixes it: lowest, highest
+DISPLAY_RANGES = {"HU": (-160.0, 240.0), "SPR": (0.0, 1.8)}
+NO_CODE = "^^"
+TYPE_CONTEXT = "Segmentation category and type - DICOM master list"
+REGION_CONTEXT = "Anatomic codes - DICOM master list"
+
+
+def present(
+    method: spec.MethodSpec, record: RunRecord, outputs: dict[str, Any], facts: dict[str, Any], made: list[Any]
+) -> Iterator[None]:
+    """Appends the new nodes to `made`, one output a step. `facts`: provenance as the worker gave it."""
+    for port in method.outputs:
+        value = outputs.get(port.name)
+        if value is None:
+            continue
+        node = make_node(port, value, record)
+        synthetic = isinstance(port, spec.Image) and port.synthetic
+        provenance.write(node, record, facts, port.name, synthetic)
+        _place(node, record)
+        made.append(node)
+        yield
+        if isinstance(port, spec.LabelMap):
+            yield from correction.remember(node)
+    show(made, record)
+
+
+def make_node(port: spec.Port, value: Any, record: RunRecord) -> Any:
+    name = f"{record.reference_name} {port.title}"
+    if isinstance(port, spec.Image) and port.synthetic:
+        name += " " + _("(synthetic)")
+    name = slicer.mrmlScene.GenerateUniqueName(name)
+    if isinstance(port, (spec.LabelMap, spec.Mask)):
+        return _segmentation(port, value, name, record)
+    if isinstance(port, (spec.Image, spec.Probability)):
+        if isinstance(value, (list, tuple)):
+            return _sequence(port, value, name)
+        return _volume(port, value, name)
+    return MAKERS[type(port)](port, value, name)
+
+
+def _add(node_class: str, name: str) -> Any:
+    return slicer.mrmlScene.AddNewNodeByClass(node_class, name)
+
+
+# ------------------------------------------------------------------------------------------------------------- volumes
+
+
+def _volume(port: spec.Port, image: sitk.Image, name: str) -> Any:
+    node = _volume_node(image, name)
+    slicer.mrmlScene.AddNode(node)
+    _display_volume(port, node)
+    return node
+
+
+def _volume_node(image: sitk.Image, name: str) -> Any:
+    colour = image.GetNumberOfComponentsPerPixel() > 1
+    node = slicer.vtkMRMLVectorVolumeNode() if colour else slicer.vtkMRMLScalarVolumeNode()
+    node.SetName(name)
+    node_bridge.fill_volume(node, image)
+    return node
+
+
+def _display_volume(port: spec.Port, node: Any) -> None:
+    node.CreateDefaultDisplayNodes()
+    display = node.GetDisplayNode()
+    unit = getattr(port, "unit", "")
+    if unit:
+        node.SetAttribute("MedGen.unit", unit)
+    if isinstance(port, spec.Probability):
+        display.SetAndObserveColorNodeID("vtkMRMLColorTableNodeFileColdToHotRainbow.txt")
+        if display.GetColorNode() is None:
+            display.SetAndObserveColorNodeID("vtkMRMLColorTableNodeRainbow")
+        display.SetAutoWindowLevel(False)
+        display.SetWindowLevelMinMax(0.0, 1.0)
+        display.SetThreshold(0.05, 1.0)
+        display.SetApplyThreshold(True)
+    elif unit in DISPLAY_RANGES:
+        display.SetAutoWindowLevel(False)
+        display.SetWindowLevelMinMax(*DISPLAY_RANGES[unit])
+
+
+def _sequence(port: spec.Port, images: list[sitk.Image], name: str) -> Any:
+    """A sequence with a browser, so that the frames play in the views."""
+    sequence = _add("vtkMRMLSequenceNode", name)
+    sequence.SetIndexName("frame")
+    sequence.SetIndexUnit("")
+    for index, image in enumerate(images):
+        sequence.SetDataNodeAtValue(_volume_node(image, name), str(index))
+    browser = _add("vtkMRMLSequenceBrowserNode", name + " browser")
+    browser.AddSynchronizedSequenceNodeID(sequence.GetID())
+    proxy = browser.GetProxyNode(sequence)
+    if proxy is not None:
+        _display_volume(port, proxy)
+    return sequence
+
+
+# -------------------------------------------------------------------------------------------------------- segmentation
+
+
+def terminology_entry(terminology: spec.Terminology) -> str:
+    """As Slicer writes it: context~category~type~modifier~region context~region~modifier."""
+
+    def text(code: Any) -> str:
+        return f"{code.scheme}^{code.value}^{code.meaning}" if code else NO_CODE
+
+    t = terminology
+    parts = [TYPE_CONTEXT, text(t.category), text(t.type), text(t.type_modifier)]
+    return "~".join([*parts, REGION_CONTEXT if t.region else "", text(t.region), text(t.region_modifier)])
+
+
+def _segmentation(port: spec.Port, image: sitk.Image, name: str, record: RunRecord) -> Any:
+    """All segments share the one label image, as after an import, but without counting each label's extent."""
+    node = slicer.mrmlScene.CreateNodeByClass("vtkMRMLSegmentationNode")
+    node.UnRegister(None)
+    node.SetName(name)
+    oriented = node_bridge.oriented_image_of(image)
+    segmentation = node.GetSegmentation()
+    binary = slicer.vtkSegmentationConverter.GetSegmentationBinaryLabelmapRepresentationName()
+    set_source = getattr(segmentation, "SetSourceRepresentationName", None) or segmentation.SetMasterRepresentationName
+    set_source(binary)
+    labels = port.labels if isinstance(port, spec.LabelMap) else ()
+    for label in labels or _labels_found(port, image):
+        segment = slicer.vtkSegment()
+        segment.SetName(label.name)
+        segment.SetColor(*(c / 255 for c in label.colour))
+        segment.SetLabelValue(label.value)
+        if label.terminology:
+            segment.SetTag(slicer.vtkSegment.GetTerminologyEntryTagName(), terminology_entry(label.terminology))
+        segment.SetTag("DICOM.SegmentAlgorithmType", "AUTOMATIC")
+        segment.SetTag("DICOM.SegmentAlgorithmName", f"MedGen {record.method_title}")
+        segment.AddRepresentation(binary, oriented)
+        segmentation.AddSegment(segment, f"{label.value}_{label.name}".replace(" ", "_"))
+    slicer.mrmlScene.AddNode(node)
+    reference = record.reference()
+    if reference is not None:
+        node.SetReferenceImageGeometryParameterFromVolumeNode(reference)
+    node.CreateDefaultDisplayNodes()
+    return node
+
+
+def _labels_found(port: spec.Port, image: sitk.Image) -> list[spec.Label]:
+    """For a map whose labels the user chose: a colour each from Slicer's anatomy table."""
+    highest = int(sitk.GetArrayViewFromImage(image).max())
+    table = slicer.mrmlScene.GetNodeByID("vtkMRMLColorTableNodeFileGenericAnatomyColors.txt")
+    table = table or slicer.mrmlScene.GetNodeByID("vtkMRMLColorTableNodeRandom")
+    found = []
+    for value in range(1, highest + 1):
+        colour = [0.0, 0.0, 0.0, 0.0]
+        if table is not None:
+            table.GetColor(value, colour)
+        title = port.title if highest == 1 else f"{port.title} {value}"
+        red, green, blue = (round(255 * c) for c in colour[:3])
+        found.append(spec.Label(value, title, (red, green, blue)))
+    return found
+
+
+# -------------------------------------------------------------------------------------------------------------- others
+
+
+def _points(port: spec.Port, value: Any, name: str) -> Any:
+    node = _add("vtkMRMLMarkupsFiducialNode", name)
+    node_bridge.fill_points(node, value)
+    return node
+
+
+def _planes(port: spec.Port, value: Any, name: str) -> Any:
+    """The first plane is the node that stands in the list of results, the others beside it."""
+    nodes = []
+    for index, each in enumerate(value):
+        node = _add("vtkMRMLMarkupsPlaneNode", name if index == 0 else f"{name} {index + 1}")
+        node_bridge.fill_plane(node, each)
+        nodes.append(node)
+    return nodes[0]
+
+
+def _roi(port: spec.Port, value: Any, name: str) -> Any:
+    node = _add("vtkMRMLMarkupsROINode", name)
+    node_bridge.fill_roi(node, value)
+    return node
+
+
+def _table(port: spec.Port, value: Any, name: str) -> Any:
+    node = _add("vtkMRMLTableNode", name)
+    node_bridge.fill_table(node, value)
+    return node
+
+
+def _plot(port: spec.Plot, value: Any, name: str) -> Any:
+    """A chart over a table node; the chart is the result."""
+    table = _table(port, value, name + " table")
+    chart = _add("vtkMRMLPlotChartNode", name)
+    for column in port.y:
+        series = _add("vtkMRMLPlotSeriesNode", column)
+        series.SetAndObserveTableNodeID(table.GetID())
+        series.SetXColumnName(port.x)
+        series.SetYColumnName(column)
+        series.SetPlotType(slicer.vtkMRMLPlotSeriesNode.PlotTypeScatter)
+        series.SetMarkerStyle(slicer.vtkMRMLPlotSeriesNode.MarkerStyleNone)
+        series.SetUniqueColor()
+        chart.AddAndObservePlotSeriesNodeID(series.GetID())
+    chart.SetXAxisTitle(port.x)
+    return chart
+
+
+def _transform(port: spec.Port, value: Any, name: str) -> Any:
+    node = _add("vtkMRMLLinearTransformNode", name)
+    node_bridge.fill_transform(node, value)
+    return node
+
+
+def _blob(port: spec.Port, value: Any, name: str) -> Any:
+    node = _add("vtkMRMLTextNode", name)
+    node_bridge.fill_blob(node, value)
+    return node
+
+
+MAKERS = {
+    spec.Points: _points,
+    spec.Planes: _planes,
+    spec.ROI: _roi,
+    spec.Table: _table,
+    spec.Plot: _plot,
+    spec.Transform: _transform,
+    spec.Blob: _blob,
+}
+
+
+# --------------------------------------------------------------------------------------------------- place and display
+
+
+def _place(node: Any, record: RunRecord) -> None:
+    """Under the reference's study (or folder) in the subject hierarchy, and under its parent transform."""
+    if node.IsA("vtkMRMLTransformableNode") and slicer.mrmlScene.GetNodeByID(record.parent_transform_id or "none"):
+        node.SetAndObserveTransformNodeID(record.parent_transform_id)
+    hierarchy = slicer.mrmlScene.GetSubjectHierarchyNode()
+    reference = record.reference()
+    if hierarchy is None or reference is None:
+        return
+    beside, item = hierarchy.GetItemByDataNode(reference), hierarchy.GetItemByDataNode(node)
+    if beside and item:
+        hierarchy.SetItemParent(item, hierarchy.GetItemParent(beside))
+
+
+def show(made: list[Any], record: RunRecord) -> None:
+    """The input behind the segments; an image beside its input; a table or plot is left to the panel."""
+    reference = record.reference()
+    volumes = [n for n in made if n.IsA("vtkMRMLScalarVolumeNode") and not n.IsA("vtkMRMLLabelMapVolumeNode")]
+    if reference is None or not reference.IsA("vtkMRMLVolumeNode"):
+        return
+    if any(n.IsA("vtkMRMLSegmentationNode") for n in made) or not volumes:
+        views.show_background(reference)
+        if volumes:
+            views.overlay(volumes[0])
+    else:
+        views.side_by_side([reference, *volumes[:2]])
+
+
+def is_shown(node: Any) -> bool:
+    """Whether the eye of the result is open."""
+    if node.IsA("vtkMRMLVolumeNode"):
+        return views.is_displayed(node)
+    display = node.GetDisplayNode() if hasattr(node, "GetDisplayNode") else None
+    return bool(display and display.GetVisibility())
+
+
+def set_shown(node: Any, shown: bool) -> None:
+    if node.IsA("vtkMRMLVolumeNode"):
+        if shown:
+            views.show_background(node)
+        else:
+            views.hide(node)
+    elif hasattr(node, "SetDisplayVisibility"):
+        node.SetDisplayVisibility(shown)
+
+
+def three_d_shown(node: Any) -> bool:
+    display = node.GetDisplayNode()
+    closed = slicer.vtkSegmentationConverter.GetSegmentationClosedSurfaceRepresentationName()
+    return bool(display and display.GetVisibility3D() and node.GetSegmentation().ContainsRepresentation(closed))
+
+
+def set_three_d_shown(node: Any, shown: bool) -> None:
+    """Makes the surfaces the first time, which takes seconds on a big volume."""
+    if shown:
+        node.CreateClosedSurfaceRepresentation()
+    display = node.GetDisplayNode()
+    display.SetVisibility3D(shown)

@@ -1,0 +1,174 @@
+"""What the slice views show: the input behind a result, an image beside its input, blend, flicker; and the way back to the
+user's own layout. Through MRML nodes alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Optional
+
+import numpy as np
+import qt
+import slicer
+
+from MedGenSlicerLib.geometry import from_vtk
+
+LAYOUT_IDS = {2: 7302, 3: 7303}  # ours, far from the application's own
+PLACES = ("Left", "Middle", "Right")
+FLICKER_MS = 600
+_before: list[int] = []  # the user's own layout, while ours is shown
+
+
+def layout_node() -> Any:
+    return slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLLayoutNode")
+
+
+def _layout_xml(count: int) -> str:
+    items = "".join(
+        f'<item><view class="vtkMRMLSliceNode" singletontag="MedGen{place}">'
+        f'<property name="orientation" action="default">Axial</property>'
+        f'<property name="viewlabel" action="default">{place[0]}</property>'
+        f'<property name="viewcolor" action="default">#4A7A9C</property></view></item>'
+        for place in _places(count)
+    )
+    return f'<layout type="horizontal" split="true">{items}</layout>'
+
+
+def _places(count: int) -> Sequence[str]:
+    return PLACES[:count] if count == 3 else (PLACES[0], PLACES[2])
+
+
+def composite(view: str) -> Optional[Any]:
+    return slicer.mrmlScene.GetNodeByID(f"vtkMRMLSliceCompositeNode{view}")
+
+
+def composites() -> list[Any]:
+    return list(slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode"))
+
+
+def slice_node(view: str) -> Optional[Any]:
+    return slicer.mrmlScene.GetNodeByID(f"vtkMRMLSliceNode{view}")
+
+
+def show_background(volume: Any) -> None:
+    """The volume in every slice view, fitted, unless the views show it already."""
+    if composites() and all(c.GetBackgroundVolumeID() == volume.GetID() for c in composites()):
+        return
+    logic = slicer.app.applicationLogic()
+    logic.GetSelectionNode().SetActiveVolumeID(volume.GetID())
+    logic.PropagateVolumeSelection(1)
+
+
+def overlay(volume: Any, opacity: float = 0.5) -> None:
+    for each in composites():
+        each.SetForegroundVolumeID(volume.GetID())
+        each.SetForegroundOpacity(opacity)
+
+
+def is_displayed(volume: Any) -> bool:
+    shown = (volume.GetID(),)
+    return any(c.GetBackgroundVolumeID() in shown or c.GetForegroundVolumeID() in shown for c in composites())
+
+
+def hide(volume: Any) -> None:
+    for each in composites():
+        if each.GetBackgroundVolumeID() == volume.GetID():
+            each.SetBackgroundVolumeID(None)
+        if each.GetForegroundVolumeID() == volume.GetID():
+            each.SetForegroundVolumeID(None)
+
+
+def side_by_side(volumes: Sequence[Any]) -> None:
+    """Two or three volumes in linked slice views, left to right; `own_layout` brings the user's layout back."""
+    node = layout_node()
+    number = LAYOUT_IDS[len(volumes)]
+    if not node.IsLayoutDescription(number):
+        node.AddLayoutDescription(number, _layout_xml(len(volumes)))
+    if node.GetViewArrangement() not in LAYOUT_IDS.values():
+        _before[:] = [node.GetViewArrangement()]
+    node.SetViewArrangement(number)
+    for place, volume in zip(_places(len(volumes)), volumes):
+        each = composite(f"MedGen{place}")
+        if each is not None:
+            each.SetLinkedControl(True)
+            each.SetBackgroundVolumeID(volume.GetID())
+            each.SetForegroundVolumeID(None)
+    _fit(_places(len(volumes)), volumes[0])
+
+
+def _fit(places: Sequence[str], volume: Any) -> None:
+    for place in places:
+        node = slice_node(f"MedGen{place}")
+        logic = slicer.app.applicationLogic().GetSliceLogic(node) if node is not None else None
+        if logic is not None:
+            logic.FitSliceToAll(*node.GetDimensions()[:2])
+
+
+def comparing() -> bool:
+    return layout_node() is not None and layout_node().GetViewArrangement() in LAYOUT_IDS.values()
+
+
+def own_layout() -> None:
+    if comparing():
+        default = slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpView
+        layout_node().SetViewArrangement(_before[0] if _before else default)
+
+
+def blend(first: Any, second: Any) -> None:
+    own_layout()
+    show_background(first)
+    overlay(second)
+
+
+class Flicker:
+    """Shows first and second in turn, in the same views, until stopped."""
+
+    def __init__(self) -> None:
+        self.timer = qt.QTimer()
+        self.timer.setInterval(FLICKER_MS)
+        self.timer.timeout.connect(self._turn)
+        self.ids: tuple[str, str] = ("", "")
+
+    def start(self, first: Any, second: Any) -> None:
+        blend(first, second)
+        self.ids = (first.GetID(), second.GetID())
+        self.timer.start()
+
+    def running(self) -> bool:
+        return self.timer.isActive()
+
+    def stop(self) -> None:
+        self.timer.stop()
+        self._set_opacity(0.5)
+
+    def _set_opacity(self, opacity: float) -> None:
+        for each in composites():
+            if each.GetForegroundVolumeID() == self.ids[1]:
+                each.SetForegroundOpacity(opacity)
+
+    def _turn(self) -> None:
+        if any(slicer.mrmlScene.GetNodeByID(node_id) is None for node_id in self.ids):
+            self.timer.stop()
+            return
+        now = [c.GetForegroundOpacity() for c in composites() if c.GetForegroundVolumeID() == self.ids[1]]
+        self._set_opacity(0.0 if now and now[0] > 0.5 else 1.0)
+
+
+# -------------------------------------------------------------------------------------------------------------- planes
+
+
+def slice_plane(view: str) -> tuple[np.ndarray, np.ndarray]:
+    """(point, unit normal) of a slice view, world RAS mm."""
+    matrix = from_vtk(slice_node(view).GetSliceToRAS())
+    return matrix[:3, 3], matrix[:3, 2] / np.linalg.norm(matrix[:3, 2])
+
+
+def jump_to_plane(view: str, point: Sequence[float], normal: Sequence[float]) -> None:
+    """Turns a slice view onto a plane (world RAS mm), with an in-plane axis close to what the view showed."""
+    node = slice_node(view)
+    old = from_vtk(node.GetSliceToRAS())[:3, 0]
+    n = np.asarray(normal, float) / np.linalg.norm(normal)
+    t = old - (old @ n) * n
+    if np.linalg.norm(t) < 1e-3:
+        t = np.cross(n, np.eye(3)[np.argmin(np.abs(n))])
+    t /= np.linalg.norm(t)
+    node.SetSliceToRASByNTP(*n, *t, *(float(x) for x in point), 0)

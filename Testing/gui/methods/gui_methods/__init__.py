@@ -1,0 +1,1 @@
+"""Quick methods of a third-party package, for the click-through tests."""

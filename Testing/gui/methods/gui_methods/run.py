@@ -1,0 +1,60 @@
+"""The work of the test methods."""
+
+from __future__ import annotations
+
+import os
+import time
+
+import SimpleITK as sitk
+
+from medgen.errors import BadInput
+
+
+def threshold(inputs, parameters, context):
+    start = time.monotonic()
+    context.progress.log(f"note: {parameters['note']}")
+    if parameters["fault"] == "raise":
+        raise BadInput("The image has no bright voxels.")
+    if parameters["fault"] == "die":
+        os.kill(os.getpid(), 9)
+    while time.monotonic() - start < parameters["seconds"]:
+        context.progress.raise_if_cancelled()
+        context.progress.report("Thinking", min(0.99, (time.monotonic() - start) / parameters["seconds"]))
+        time.sleep(0.02)
+    image = inputs["image"]
+    labels = sitk.Cast(image > parameters["low"], sitk.sitkUInt8) + sitk.Cast(
+        image > parameters["high"], sitk.sitkUInt8
+    )
+    if "mask" in inputs:
+        labels = labels * inputs["mask"]
+    voxels = sitk.GetArrayViewFromImage(labels)
+    counts = [int((voxels == value).sum()) for value in (1, 2)]
+    context.progress.notice("Thresholds know no anatomy.")
+    return {"labels": labels, "counts": {"structure": ["Tissue", "Bright"], "voxels": counts}}
+
+
+def pseudo_ct(inputs, parameters, context):
+    image = sitk.Cast(inputs["image"], sitk.sitkFloat32)
+    statistics = sitk.StatisticsImageFilter()
+    statistics.Execute(image)
+    scaled = (statistics.GetMaximum() - image) / max(1e-6, statistics.GetMaximum() - statistics.GetMinimum())
+    return {"ct": sitk.Cast(scaled * 1500 - 1000, sitk.sitkInt16), "doubt": scaled}
+
+
+def everything(inputs, parameters, context):
+    image = inputs["image"]
+    byte = sitk.Cast(sitk.RescaleIntensity(image), sitk.sitkUInt8)
+    return {
+        "frames": inputs.get("frames", [image, image + 1]),
+        "photo": inputs.get("photo", sitk.Compose(byte, byte, byte)),
+        "labels": inputs.get("labels", sitk.Cast(byte > 100, sitk.sitkUInt8)),
+        "points": inputs.get("points", [[1.0, 2.0, 3.0]]),
+        "planes": inputs.get("planes", [{"origin": [1.0, 2.0, 3.0], "normal": [0.0, 0.6, 0.8]}]),
+        "roi": inputs.get(
+            "roi", {"center": [0, 0, 0], "axes": [[1, 0, 0], [0, 1, 0], [0, 0, 1]], "size_mm": [1, 2, 3]}
+        ),
+        "table": inputs.get("table", {"x": [1.0, 2.0], "name": ["a", "b"]}),
+        "plot": {"x": [0.0, 1.0], "y": [2.0, 3.0]},
+        "transform": inputs.get("transform", [[1, 0, 0, 5], [0, 1, 0, 6], [0, 0, 1, 7], [0, 0, 0, 1]]),
+        "model": inputs.get("model", b"\x00\x01bytes"),
+    }

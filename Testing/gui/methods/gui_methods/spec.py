@@ -1,0 +1,126 @@
+"""Declarations of the test methods; every kind of input, parameter and output occurs."""
+
+from medgen.spec import (
+    ROI,
+    Blob,
+    Bool,
+    Choice,
+    Code,
+    FitnessWarning,
+    Float,
+    Image,
+    Int,
+    Label,
+    LabelMap,
+    Mask,
+    MethodSpec,
+    Paper,
+    Planes,
+    Plot,
+    Points,
+    Probability,
+    Table,
+    Terminology,
+    Text,
+    Transform,
+)
+
+PAPER = Paper("A threshold selection method from gray-level histograms", "N. Otsu", "IEEE Trans. SMC", 1979)
+TISSUE = Code("SCT", "85756007", "Tissue")
+
+
+def fitness(facts):
+    found = []
+    if "image" in facts and min(facts["image"].spacing_mm) > 4:
+        found.append(FitnessWarning("image", "The voxels are larger than 4 mm: thin structures will be missed."))
+    return found
+
+
+PARAMETERS = (
+    Float("low", "Lower threshold", 50.0, "Voxels above this are tissue.", "", minimum=0.0, maximum=4000.0, step=1.0),
+    Float("high", "Upper threshold", 200.0, "Voxels above this are bright.", minimum=0.0, maximum=4000.0, step=1.0),
+    Bool("clean", "Remove small islands", False, "Removes specks."),
+    Float("seconds", "Duration", 0.0, "How long to take.", "s", advanced=True, minimum=0.0, maximum=600.0),
+    Choice("fault", "Fault", "none", "What goes wrong.", advanced=True, options={"none": "None", "raise": "Raise",
+                                                                            "die": "Die"}),
+    Int("islands", "Smallest island", 10, "Smaller ones go.", "voxels", advanced=True, minimum=1, maximum=1000),
+    Text("note", "Note", "", "Goes into the log.", advanced=True),
+)  # fmt: skip
+
+SPECS = (
+    MethodSpec(
+        id="gui_threshold",
+        title="Two thresholds",
+        summary="Parts an MR image into dark, tissue and bright by two thresholds.",
+        family="segmentation",
+        paper=PAPER,
+        intended_use="Testing panels.",
+        warnings=("Knows nothing of anatomy.",),
+        run="gui_methods.run:threshold",
+        inputs=(Image("image", "MR image", modality="MR"), Mask("mask", "Where to look", required=False)),
+        outputs=(
+            LabelMap(
+                "labels",
+                "tissues",
+                labels=(
+                    Label(1, "Tissue", (200, 120, 90), Terminology(TISSUE, Code("SCT", "91723000", "Anatomy"))),
+                    Label(2, "Bright", (240, 220, 120), Terminology(TISSUE, Code("SCT", "55603005", "Fat"))),
+                ),
+            ),
+            Table("counts", "voxel counts", required=False),
+        ),
+        parameters=PARAMETERS,
+        modalities=("MR",),
+        body_parts=("Head",),
+        fitness=fitness,
+    ),
+    MethodSpec(
+        id="gui_pseudo_ct",
+        title="Inverted intensities",
+        summary="Turns an MR image into a made-up CT by inverting it.",
+        family="segmentation",
+        paper=PAPER,
+        intended_use="Testing panels.",
+        run="gui_methods.run:pseudo_ct",
+        inputs=(Image("image", "Planning MR", modality="MR"),),
+        outputs=(
+            Image("ct", "CT", unit="HU", synthetic=True),
+            Probability("doubt", "doubt", required=False),
+        ),
+        modalities=("MR", "CT"),
+        body_parts=("Pelvis",),
+    ),
+    MethodSpec(
+        id="gui_everything",
+        title="Everything",
+        summary="Takes and gives every kind of value.",
+        family="test",
+        paper=PAPER,
+        intended_use="Testing panels.",
+        run="gui_methods.run:everything",
+        inputs=(
+            Image("image", "Image"),
+            Image("frames", "Frames", required=False, kind="sequence"),
+            Image("photo", "Photo", required=False, kind="rgb"),
+            LabelMap("labels", "Labels", required=False),
+            Points("points", "Points", required=False),
+            Planes("planes", "Planes", required=False),
+            ROI("roi", "Box", required=False),
+            Table("table", "Table", required=False),
+            Transform("transform", "Transform", required=False),
+            Blob("model", "Model", required=False),
+        ),
+        outputs=(
+            Image("frames", "frames", kind="sequence"),
+            Image("photo", "photo", kind="rgb"),
+            LabelMap("labels", "labels"),
+            Points("points", "points"),
+            Planes("planes", "planes"),
+            ROI("roi", "box"),
+            Table("table", "table"),
+            Plot("plot", "plot", x="x", y=("y",)),
+            Transform("transform", "transform"),
+            Blob("model", "model"),
+        ),
+    ),
+)
