@@ -162,6 +162,7 @@ def test_a_result_that_crosses_the_cancel_is_dropped(stage: Stage) -> None:
 def test_a_crash_fails_one_job_with_a_sentence_and_the_rest_goes_on(stage: Stage) -> None:
     first, second = stage.client.submit(JobRequest("m")), stage.client.submit(JobRequest("m"))
     stage.ready()
+    stage.say("started", job=first)
     stage.client.feed_log(b"last words")
     stage.client.exited(-11)
     events = stage.events()
@@ -173,6 +174,27 @@ def test_a_crash_fails_one_job_with_a_sentence_and_the_rest_goes_on(stage: Stage
     stage.ready()
     stage.finish(second)
     assert stage.client.jobs[second].state == "finished"
+
+
+def test_a_job_whose_worker_dies_before_it_begins_goes_to_the_next_worker_once(stage: Stage) -> None:
+    first, second = stage.client.submit(JobRequest("m")), stage.client.submit(JobRequest("m"))
+    stage.ready()
+    stage.client.exited(-9)
+    stage.ready()
+    assert [message["job"] for message in stage.worker.received] == [first, first]
+    stage.client.exited(-9)
+    assert stage.client.jobs[first].state == "failed"
+    stage.ready()
+    assert stage.worker.received[-1]["job"] == second
+
+
+def test_a_worker_killed_while_it_starts_is_started_once_more(stage: Stage) -> None:
+    job = stage.client.submit(JobRequest("m"))
+    stage.client.exited(-9)
+    assert len(stage.worker.starts) == 2 and stage.client.jobs[job].state == "waiting"
+    stage.client.exited(-9)
+    assert len(stage.worker.starts) == 2
+    assert "could not start: it was killed" in stage.client.jobs[job].error
 
 
 def test_a_worker_that_cannot_start_fails_every_job_once(stage: Stage) -> None:
@@ -252,6 +274,7 @@ def test_retry_runs_the_same_request_again(stage: Stage) -> None:
     image = sitk.Image(3, 3, 3, sitk.sitkInt16)
     job = stage.client.submit(JobRequest("m", {"image": image}, {"a": 2}))
     stage.ready()
+    stage.say("started", job=job)
     stage.client.exited(-9)
     again = stage.client.retry(job)
     stage.ready()

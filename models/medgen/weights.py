@@ -50,10 +50,8 @@ def list_weights(method_id: str) -> list[Path]:
 
 def find_weights(method_id: str, name: str) -> Path:
     """The file of that name, or the file itself if `name` is a full path. Raises BadInput."""
-    if Path(name).is_absolute():
-        candidates = [Path(name)]
-    else:
-        candidates = [folder / name for folder in weights_folders(method_id)]
+    own_path = Path(name).is_absolute()
+    candidates = [Path(name)] if own_path else [folder / name for folder in weights_folders(method_id)]
     for path in candidates:
         if path.is_file():
             return path

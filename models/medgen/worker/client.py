@@ -126,7 +126,7 @@ class WorkerClient:
         self._start_time = self._idle_since = clock()
         self._refusal = ""
         self._unasked = True
-        self._closed = self._advancing = False
+        self._closed = self._advancing = self._start_died = False
         self._queue: deque[Job] = deque()
         self._active: Optional[_Active] = None
         self._ended_with_inputs: deque[Job] = deque()
@@ -229,12 +229,9 @@ class WorkerClient:
         was_starting, self._state = self._state == STARTING, OFF
         if self._log_rest:
             self._add_log(self._log_rest)
-        sentence = self._refusal
-        if not sentence and was_starting:
-            last = next((line for line in reversed(self.log) if line.strip()), "")
-            sentence = f"The worker could not start: {exit_sentence(code)}{'; ' + last if last else ''}."
+        sentence = self._refusal or (self._start_failure(code) if was_starting else "")
         if self._active is not None and not self._active.replied:
-            self._active_died(sentence or f"The worker stopped while it ran this job: {exit_sentence(code)}.")
+            self._active_died(f"The worker stopped while it ran this job: {exit_sentence(code)}.")
         if self._unasked and not sentence:
             self._events.append(WorkerLost(f"The worker stopped: {exit_sentence(code)}."))
         if sentence:
@@ -242,6 +239,14 @@ class WorkerClient:
         if self._active is None:  # what it was writing when it was killed
             sweep(self._session, self._shipment - 1)
         self._advance()
+
+    def _start_failure(self, code: int) -> str:
+        """Empty when somebody killed it, for the first time: then it is started once more."""
+        killed, again = code < 0, self._start_died
+        self._start_died = killed and not again
+        if self._start_died:
+            return ""
+        return f"The worker could not start: {exit_sentence(code)}{'; ' + self.log[-1] if self.log[-1] else ''}."
 
     def tick(self) -> None:
         """About every 100 ms: deadlines, and copying that was left over."""
@@ -264,6 +269,7 @@ class WorkerClient:
         self._refusal, self._unasked = "", True
         self._decoder = Decoder()
         self._log_decoder.reset()
+        self.log.append("")
         self._log_rest = ""
         base = os.environ if self._environment is None else self._environment
         arguments = worker_arguments(self._python, self._session, self._shipment, self._extra_paths)
@@ -358,18 +364,26 @@ class WorkerClient:
         job = self._active.job
         if job.cancelling:
             self._drop_active(CANCELLED, JobCancelled(job.id))
+        elif job.started_time is None and not job.sent_again:
+            job.sent_again, job.state = True, WAITING
+            self._free_active()
+            self._queue.appendleft(job)
         else:
             self._drop_active(FAILED, JobFailed(job.id, "worker", sentence))
 
     def _drop_active(self, state: str, event: Event) -> None:
-        """Ends the active job and frees what it has in shared memory."""
+        active = self._free_active()
+        if active.replied and self._state == READY:
+            self._transport.write(encode("taken", shipment=active.shipment))
+        self._end(active.job, state, event)
+
+    def _free_active(self) -> _Active:
+        """There is no active job any more, and nothing of it in shared memory."""
         active, self._active = self._active, None
         assert active is not None
         active.blocks.release()
         sweep(self._session, active.shipment)
-        if active.replied and self._state == READY:
-            self._transport.write(encode("taken", shipment=active.shipment))
-        self._end(active.job, state, event)
+        return active
 
     def _end(self, job: Job, state: str, event: Event) -> None:
         job.state, job.cancelling, job.ended_time = state, False, time.time()
@@ -390,6 +404,7 @@ class WorkerClient:
         kind = message["type"]
         if kind == "ready":
             self._state, self.info = READY, message["info"]
+            self._start_died = False
             self._idle_since = self._clock()
             self._events.append(WorkerReady(self.info))
         elif kind in ("refused", "mismatch"):

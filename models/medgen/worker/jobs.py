@@ -32,7 +32,7 @@ class Job:
     """A request and what became of it. Times are seconds since 1970; `error` is the sentence of a failed job.
 
     state: waiting | running | finished | failed | cancelled. `cancelling`: cancel was asked, the worker has not
-    stopped yet.
+    stopped yet. `sent_again`: a worker died with it before the method began, so it went to the next one, once.
     """
 
     id: str
@@ -50,6 +50,7 @@ class Job:
     log: deque[str] = field(default_factory=lambda: deque(maxlen=LOG_LINES_KEPT))
     started_time: Optional[float] = None
     ended_time: Optional[float] = None
+    sent_again: bool = False
 
     @property
     def ended(self) -> bool:
