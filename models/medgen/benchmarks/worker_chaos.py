@@ -25,7 +25,7 @@ from medgen.worker.transfer import block_name, unlink
 
 SEED = 20
 QUEUE_LENGTH = 8  # jobs waiting at most
-JOB_SECONDS = 0.15  # at most, when nothing happens to it
+JOB_SECONDS = 0.15
 LIMIT_SECONDS = 600.0
 NONE, KILL, CANCEL = "none", "kill", "cancel"
 BAD_PARAMETER, BAD_VOXELS, BAD_METHOD = "bad_parameter", "bad_voxels", "bad_method"
@@ -80,12 +80,17 @@ def _make_case(fate: str, dice: random.Random) -> _Case:
     image.SetSpacing([dice.uniform(0.1, 5) for _ in range(3)])
     image.SetOrigin([dice.uniform(-500, 500) for _ in range(3)])
     image.SetDirection(sitk.Euler3DTransform((0, 0, 0), *(dice.uniform(-3, 3) for _ in range(3))).GetMatrix())
-    return _Case(image, fate, dice.uniform(0, JOB_SECONDS * 1.1))
+    return _Case(image, fate, dice.uniform(0, JOB_SECONDS))
 
 
 def _request(case: _Case, dice: random.Random) -> JobRequest:
-    parameters = {"seconds": -1.0 if case.fate == BAD_PARAMETER else dice.uniform(0, JOB_SECONDS)}
-    return JobRequest("no_such" if case.fate == BAD_METHOD else "identity", {"image": case.image}, parameters)
+    seconds = dice.uniform(0, JOB_SECONDS)
+    if case.fate == BAD_PARAMETER:
+        seconds = -1.0
+    elif case.fate in (KILL, CANCEL):  # most are struck while they run, some just before or after their end
+        seconds = max(0.0, case.delay_seconds + dice.uniform(-0.02, JOB_SECONDS))
+    method = "no_such" if case.fate == BAD_METHOD else "identity"
+    return JobRequest(method, {"image": case.image}, {"seconds": seconds})
 
 
 def _pump(worker: LocalWorker, cases: dict[str, _Case], dice: random.Random) -> None:
