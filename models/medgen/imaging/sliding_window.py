@@ -3,7 +3,8 @@
 Window positions, weights and blending are those of `monai.inferers.SlidingWindowInferer(mode="gaussian")` (sigma 1/8 of
 the patch, weights not below 0.001), so the result in the foreground is the same to rounding. What differs is the cost:
 windows that hold no foreground never reach the network, and class scores live only in a ring of planes as thick as one
-patch, inside the foreground's bounding box; each plane is reduced (to labels, say) as soon as no later window adds to it.
+patch, inside the foreground's bounding box; each plane is reduced (to labels, say) as soon as no later window adds to
+it.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -38,6 +40,19 @@ def gaussian_weights(patch: Sequence[int]) -> torch.Tensor:
     return weights.clamp_(min=max(float(weights.min()), 1e-3))
 
 
+@dataclass(frozen=True)
+class Scheme:
+    """How windows lie and blend: starts(size, patch, overlap) along one axis in rising order; weights(patch); the
+    type of the sums, which float16 keeps small at the price of its rounding."""
+
+    starts: Callable[[int, int, float], list[int]]
+    weights: Callable[[Sequence[int]], torch.Tensor]
+    dtype: torch.dtype = torch.float32
+
+
+MONAI = Scheme(window_starts, gaussian_weights)
+
+
 def sliding_window(
     volume: torch.Tensor,
     network: Callable[[torch.Tensor], torch.Tensor],
@@ -51,17 +66,19 @@ def sliding_window(
     pad_value: float = 0.0,
     half: bool = False,
     reduce: Reduce = "logits",
+    scheme: Scheme = MONAI,
     progress: Callable[[float], None] | None = None,
 ) -> torch.Tensor:
     """Runs `network` ([B, C, *patch] -> [B, K, *patch]) in windows over `volume` [C, *spatial], 2D or 3D.
 
-    foreground: bool [*spatial]; windows without any are skipped, and voxels outside it get `fill` (one value, or one for
-    each of the K channels). Without it every window runs.
+    foreground: bool [*spatial]; windows without any are skipped, and voxels outside it get `fill` (one value, or one
+    for each of the K channels). Without it every window runs.
     patch may exceed the volume, which is then padded on both sides with `pad_value`; overlap: part of a patch, [0, 1).
-    half: float16 in the network, on a GPU only; blending is float32 always.
-    reduce: 'logits' the blended scores, float32 [K, *spatial]; 'probability' their softmax (sigmoid where K = 1);
-    'argmax' the label, uint8 (int16 where K > 256) [*spatial], where K = 1 the label is 1 for scores above 0.
-    progress: called with the fraction done, from 0 to 1, after each batch of windows; what it raises ends the run.
+    half: float16 in the network, on a GPU only; blending is in the scheme's type all the same.
+    reduce: 'logits' the blended scores, [K, *spatial] of the scheme's type; 'probability' their softmax (sigmoid
+    where K = 1); 'argmax' the label, uint8 (int16 where K > 256) [*spatial], where K = 1 the label is 1 for scores
+    above 0. progress: called with the fraction done, from 0 to 1, after each batch of windows; what it raises ends
+    the run.
 
     Returns a tensor on the volume's device. The network must be in eval mode, on `device`.
     Raises ValueError for an overlap outside [0, 1) or shapes that do not match.
@@ -75,9 +92,9 @@ def sliding_window(
     before = [max(0, p - n) // 2 for n, p in zip(spatial, patch, strict=True)]
     volume = _pad(volume, patch, before, pad_value)
     box = _bounding_box(foreground, spatial)
-    rows = _rows(tuple(volume.shape[1:]), patch, overlap, before, box, foreground)
+    rows = _rows(tuple(volume.shape[1:]), patch, overlap, before, box, foreground, scheme)
     total, done = sum(len(row) for row in rows), 0
-    blend = _Blend(spatial, patch, before, box, foreground, fill, reduce, device, volume.device)
+    blend = _Blend(spatial, patch, before, box, foreground, fill, reduce, scheme, device, volume.device)
     with torch.no_grad(), torch.autocast(device.type, torch.float16, enabled=half and device.type == "cuda"):
         for row in rows:
             blend.finish_before(row[0][0])
@@ -121,9 +138,10 @@ def _rows(
     before: list[int],
     box: list[tuple[int, int]],
     foreground: torch.Tensor | None,
+    scheme: Scheme,
 ) -> list[list[tuple[int, ...]]]:
     """Starts (in the padded volume) of the windows to run, in rows of the same first start, rows in rising order."""
-    axes = [window_starts(n, p, overlap) for n, p in zip(padded, patch, strict=True)]
+    axes = [scheme.starts(n, p, overlap) for n, p in zip(padded, patch, strict=True)]
 
     def wanted(start: tuple[int, ...]) -> bool:
         if foreground is None:
@@ -149,12 +167,13 @@ class _Blend:
         foreground: torch.Tensor | None,
         fill: float | Sequence[float],
         reduce: Reduce,
+        scheme: Scheme,
         device: torch.device,
         home: torch.device,
     ) -> None:
         self.spatial, self.patch, self.before, self.box = spatial, patch, before, box
         self.foreground, self.fill, self.reduce, self.device, self.home = foreground, fill, reduce, device, home
-        self.weights = gaussian_weights(patch).to(device)
+        self.weights = scheme.weights(patch).to(device, scheme.dtype)
         self.next_plane = box[0][0]  # first plane not yet finished
         self.end_plane = box[0][0]  # planes from here on have had no window yet
         self.output: torch.Tensor | None = None
@@ -162,13 +181,15 @@ class _Blend:
     def _start(self, channels: int) -> None:
         face = [high - low for low, high in self.box[1:]]
         depth = min(self.patch[0], self.box[0][1] - self.box[0][0])
-        self.sums = torch.zeros((depth, channels, *face), device=self.device)
-        self.norms = torch.zeros((depth, *face), device=self.device)
+        self.sums = torch.zeros((depth, channels, *face), dtype=self.weights.dtype, device=self.device)
+        self.norms = torch.zeros((depth, *face), dtype=self.weights.dtype, device=self.device)
         if self.reduce == "argmax":
             dtype = torch.uint8 if channels <= 256 else torch.int16
             self.output = torch.full(self.spatial, int(float(self.fill)), dtype=dtype, device=self.home)  # type: ignore
             return
-        fill = torch.as_tensor(self.fill, dtype=torch.float32, device=self.home).reshape(-1, *(1 for _ in self.spatial))
+        fill = torch.as_tensor(self.fill, dtype=self.weights.dtype, device=self.home).reshape(
+            -1, *(1 for _ in self.spatial)
+        )
         self.output = fill.expand(channels, *self.spatial).clone(memory_format=torch.contiguous_format)
 
     def add(self, start: tuple[int, ...], scores: torch.Tensor) -> None:
@@ -185,7 +206,7 @@ class _Blend:
             outer.append(slice(first - low, last - low))
         planes_first, weights = scores[(slice(None), *inner)].transpose(0, 1), self.weights[tuple(inner)]
         for here, ring in self._ring(outer[0].start, outer[0].stop):
-            self.sums[(ring, slice(None), *outer[1:])].addcmul_(planes_first[here], weights[here].unsqueeze(1))
+            self.sums[(ring, slice(None), *outer[1:])] += planes_first[here] * weights[here].unsqueeze(1)
             self.norms[(ring, *outer[1:])] += weights[here]
         self.end_plane = max(self.end_plane, outer[0].stop + self.box[0][0])
 
