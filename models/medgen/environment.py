@@ -16,7 +16,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, Optional, Union
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -67,30 +67,29 @@ def environment_python(folder: Path) -> Path:
 
 
 def find_python() -> Optional[Path]:
-    """An interpreter that can make the environment: this one if it will do, then what is on the PATH. None if none
-    is."""
-    names = [sys.executable, *(f"python{version}" for version in PREFERRED), "python3", "python"]
+    """An interpreter that can make the environment: this one if it will do, then what is on the PATH. None if none."""
+    own = Path(sys.executable or "").name.lower()
+    slicers = "slicer" in own or "-real" in own  # works only with Slicer's libraries around it
+    names = ["" if slicers else sys.executable, *(f"python{version}" for version in PREFERRED), "python3", "python"]
     for name in names:
         place = shutil.which(name) if name else None
-        answer = _ask([place, "-I", "-c", _PROBE]) if place else None
-        if answer is not None:
-            version, executable = json.loads(answer)
-            if tuple(version) >= MINIMUM_PYTHON:
-                return Path(executable)
+        found = _probe(place) if place else None
+        if found is not None and found[0] >= MINIMUM_PYTHON:
+            return found[1]
     return None
 
 
 def make_environment(folder: Path, extras: Sequence[str] = (), report: Callable[[str], None] = print) -> Path:
     """Makes the environment, or brings an existing one up to date, or repairs it; returns its interpreter.
 
-    folder: becomes a virtual environment; extras: of pyproject.toml ('test', 'demo'); report: gets one line for each step.
+    folder: becomes a virtual environment; extras: of pyproject.toml ('test', 'demo'); report: gets a line a step.
     Safe to repeat: an environment that is as it should be is left alone. Raises MedGenError with one sentence.
     """
     folder = folder.resolve()
     python = environment_python(folder)
     stamp = folder / STAMP
     wanted = _fingerprint(extras)
-    if stamp.is_file() and stamp.read_text(encoding="utf-8") == wanted and _ask([str(python), "-I", "-c", _PROBE]):
+    if stamp.is_file() and stamp.read_text(encoding="utf-8") == wanted and _probe(python):
         return python
     gpus = nvidia_names()
     _check_disk(folder, "gpu" if gpus else "cpu")
@@ -118,13 +117,12 @@ def environment_status(folder: Path, extras: Sequence[str] = ()) -> dict[str, An
     }
     status["gpus"] = nvidia_names()
     status["disk_bytes"] = sum(f.lstat().st_size for f in folder.rglob("*") if f.is_file()) if folder.is_dir() else 0
-    answer = _ask([str(python), "-I", "-c", _PROBE])
-    if answer is None:
+    found = _probe(python)
+    if found is None:
         status["sentence"] = f"There is no working Python in {folder}: run the set-up."
         return status
-    version = json.loads(answer)[0]
-    status["python_version"] = ".".join(map(str, version))
-    if tuple(version) < MINIMUM_PYTHON:
+    status["python_version"] = ".".join(map(str, found[0]))
+    if found[0] < MINIMUM_PYTHON:
         status["sentence"] = f"Python {status['python_version']} is too old, 3.11 or later is needed: run the set-up."
         return status
     requirements = project_requirements(python, extras)
@@ -166,7 +164,7 @@ def project_requirements(python: Path, extras: Sequence[str] = ()) -> list[str]:
 
 
 def _make_venv(folder: Path, python: Path, report: Callable[[str], None]) -> None:
-    if _ask([str(python), "-I", "-c", _PROBE]) is not None:
+    if _probe(python) is not None:
         return
     base = find_python()
     if base is not None:
@@ -256,6 +254,16 @@ def _run(command: list[str], report: Callable[[str], None], failure: str) -> Non
                 last = line.strip()
     if process.returncode:
         raise MedGenError(f"{failure} ({last or f'exit code {process.returncode}'}).")
+
+
+def _probe(python: Union[str, Path]) -> Optional[tuple[tuple[int, int], Path]]:
+    """Version and true place of an interpreter that can make environments; None for anything else of that name."""
+    answer = _ask([str(python), "-I", "-c", _PROBE])
+    try:
+        (major, minor), executable = json.loads(answer or "")
+    except ValueError:
+        return None
+    return (major, minor), Path(executable)
 
 
 def _ask(command: list[str], text: str = "") -> Optional[str]:
