@@ -19,8 +19,6 @@ import sys
 from collections.abc import Generator, Iterator
 from typing import Any, Optional
 
-import numpy as np
-
 from medgen.errors import BadInput, MedGenError
 
 if sys.platform != "win32":
@@ -198,7 +196,7 @@ def _pack_image(image: Any, blocks: Blocks) -> Generator[None, None, dict[str, A
         raise BadInput(f"Images of {image.GetPixelIDTypeAsString()} cannot be sent to the worker.")
     if image.GetNumberOfPixels():
         view: Any = sitk.GetArrayViewFromImage(image)
-        data = memoryview(view.reshape(-1).view(np.uint8))
+        data = memoryview(view.reshape(-1).view("uint8"))
     else:
         data = memoryview(b"")
     return {
