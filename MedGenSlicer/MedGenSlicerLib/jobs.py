@@ -151,7 +151,7 @@ class JobController:
     def shut_down(self) -> None:
         """At the end of the application: no process stays behind."""
         self._timer.stop()
-        for ticket in self.active():
+        for ticket in self.unfinished():
             ticket.stop()
         for key, each in self.clients.items():
             each.close()
@@ -161,7 +161,7 @@ class JobController:
 
     # ----------------------------------------------------------------------------------------------------------- jobs
 
-    def active(self) -> list[Ticket]:
+    def unfinished(self) -> list[Ticket]:
         return [ticket for ticket in self.tickets if not ticket.ended]
 
     def submit(
@@ -234,7 +234,7 @@ class JobController:
             self._finish(ticket, worker.CANCELLED)
 
     def cancel_all(self) -> None:
-        for ticket in self.active():
+        for ticket in self.unfinished():
             self.cancel(ticket)
 
     def retry(self, ticket: Ticket) -> Ticket:
@@ -269,7 +269,7 @@ class JobController:
         for each in list(self.clients.values()):
             each.tick()
         self._drain()
-        busy = bool(self.active()) or any(each.busy for each in self.clients.values())
+        busy = bool(self.unfinished()) or any(each.busy for each in self.clients.values())
         interval = BUSY_TICK_MS if busy else IDLE_TICK_MS
         if self._timer.property("interval") != interval:
             self._timer.setInterval(interval)

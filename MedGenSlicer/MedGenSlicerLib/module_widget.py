@@ -31,8 +31,8 @@ class MethodModuleWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.panel = MethodPanel(self.layout, self.moduleName, method_catalogue.of_families(self.families), self.extras)
         scene = slicer.mrmlScene
         self.addObserver(scene, scene.StartCloseEvent, lambda *_a: self.panel.follow(None))
-        for event in (scene.EndCloseEvent, scene.EndImportEvent):
-            self.addObserver(scene, event, lambda *_a: self._scene_changed())
+        self.addObserver(scene, scene.EndCloseEvent, lambda *_a: self.isEntered() and self.panel.enter())
+        self.addObserver(scene, scene.EndImportEvent, lambda *_a: self.panel.scene_imported())
 
     def enter(self) -> None:
         if self.panel is not None:
@@ -46,10 +46,6 @@ class MethodModuleWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if self.panel is not None:
             self.panel.cleanup()
             self.panel = None
-
-    def _scene_changed(self) -> None:
-        if self.panel is not None and self.isEntered():
-            self.panel.enter()
 
     def isEntered(self) -> bool:
         """In the application `parent.isEntered` is a property; a panel that stands alone is always entered."""

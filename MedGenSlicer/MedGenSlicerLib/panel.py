@@ -111,6 +111,17 @@ class MethodPanel:
         self.update()
         self._check_results()
 
+    def scene_imported(self) -> None:
+        """A loaded scene brings its own settings: they replace a set that nobody has touched."""
+        fresh = self.state
+        brought = [n for n in panel_state.parameter_sets(self.module_name) if fresh is None or n is not fresh.node]
+        if brought and (fresh is None or fresh.untouched()):
+            self.follow(brought[-1])
+            if fresh is not None:
+                slicer.mrmlScene.RemoveNode(fresh.node)
+        if self.state is not None:
+            self.enter()
+
     def follow(self, node: Optional[Any]) -> None:
         """Shows another parameter node; None: nothing (the scene closes)."""
         for observed, tag in self._observed:

@@ -52,6 +52,10 @@ class PanelState:
     def method_id(self, method_id: str) -> None:
         self._set("method", method_id)
 
+    def untouched(self) -> bool:
+        """Nothing was set or made yet; inputs that the panel chose by itself do not count."""
+        return not self.results() and all(name == "method" for name in self.node.GetParameterNames())
+
     # ----------------------------------------------------------------------------------------------------- parameters
 
     def value(self, spec: MethodSpec, name: str) -> Any:

@@ -83,6 +83,8 @@ def side_by_side(volumes: Sequence[Any]) -> None:
     number = LAYOUT_IDS[len(volumes)]
     if not node.IsLayoutDescription(number):
         node.AddLayoutDescription(number, _layout_xml(len(volumes)))
+    elif not node.GetLayoutDescription(number):  # a closed scene empties them
+        node.SetLayoutDescription(number, _layout_xml(len(volumes)))
     if node.GetViewArrangement() not in LAYOUT_IDS.values():
         _before[:] = [node.GetViewArrangement()]
     node.SetViewArrangement(number)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from pathlib import Path
 
@@ -29,9 +30,14 @@ def application():
 
 
 @pytest.fixture
-def driver(application):
-    """A fresh scene and the helpers that click."""
+def driver(application, monkeypatch, caplog):
+    """A fresh scene and the helpers that click. An exception in a slot fails the test."""
     made = Driver()
     made.reset()
+    raised: list[BaseException] = []
+    monkeypatch.setattr(sys, "excepthook", lambda _kind, error, _traceback: raised.append(error))
     yield made
     made.reset()
+    assert raised == []
+    faults = [r.getMessage() for r in caplog.get_records("call") if r.levelno >= logging.ERROR]
+    assert faults == [], faults

@@ -16,7 +16,7 @@ class Driver:
         from MedGenSlicerLib import jobs
 
         jobs.controller().cancel_all()
-        self.wait(lambda: not jobs.controller().active(), 20)
+        self.wait(lambda: not jobs.controller().unfinished(), 20)
         jobs.controller().forget_ended()
         for name in harness.module_names():
             widget = getattr(slicer.modules, f"{name}Widget", None)

@@ -92,7 +92,9 @@ class LayoutManager:
         self.slice_logics = {}
         self.collection = slicer.vtkCollection() if hasattr(slicer, "vtkCollection") else _collection()
         application_logic.SetSliceLogics(self.collection)
-        self.node = scene.AddNode(slicer.vtkMRMLLayoutNode())
+        node = slicer.vtkMRMLLayoutNode()
+        node.SetSingletonTag("vtkMRMLLayoutNode")
+        self.node = scene.AddNode(node)
         self.node.AddLayoutDescription(slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpView, _four_up_xml())
         self.node.SetViewArrangement(slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpView)
         self.node.AddObserver("ModifiedEvent", lambda *_: self.refresh())
@@ -108,10 +110,9 @@ class LayoutManager:
     def shown_views(self) -> list[tuple[str, str]]:
         """(name, default orientation) of the slice views of the arrangement."""
         number = self.node.GetViewArrangement()
-        if not self.node.IsLayoutDescription(number):
-            return []
+        text = self.node.GetLayoutDescription(number) if self.node.IsLayoutDescription(number) else ""
         found = []
-        for view in ElementTree.fromstring(self.node.GetLayoutDescription(number)).iter("view"):
+        for view in ElementTree.fromstring(text or _four_up_xml()).iter("view"):
             if view.get("class") == "vtkMRMLSliceNode":
                 wanted = [p.text for p in view.iter("property") if p.get("name") == "orientation"]
                 found.append((view.get("singletontag"), wanted[0] if wanted else "Axial"))

@@ -1,0 +1,174 @@
+"""What a result can be written as, what speaks against it, and the writing. DICOM is made by `medgen export` in the worker's
+Python; the other formats here."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Optional
+
+import SimpleITK as sitk
+import slicer
+from medgen.errors import BadInput, MedGenError
+from slicer.i18n import tr as _
+
+from MedGenSlicerLib import correction, node_bridge, provenance
+from MedGenSlicerLib.geometry import FrameChange, set_grid
+
+
+@dataclass(frozen=True)
+class Format:
+    """command: of `medgen export` for DICOM, '' for a plain file; ending: of the file, '' for a folder."""
+
+    id: str
+    title: str
+    ending: str
+    command: str = ""
+
+
+def formats(node: Any) -> list[Format]:
+    """Empty if the node has no file format of its own."""
+    if node.IsA("vtkMRMLSegmentationNode"):
+        return [
+            Format("seg", _("DICOM Segmentation (SEG)"), ".dcm", "seg"),
+            Format("rtstruct", _("RT structure set for planning (RTSTRUCT)"), ".dcm", "rtstruct"),
+            Format("nifti", _("NIfTI label map"), ".nii.gz"),
+            Format("segnrrd", _("Segmentation file with names and codes"), ".seg.nrrd"),
+        ]
+    if node.IsA("vtkMRMLScalarVolumeNode"):
+        unit = node.GetAttribute("MedGen.unit")
+        dicom = [Format("ct", _("DICOM CT series"), "", "ct")] if unit in ("HU", "SPR") else []
+        return [*dicom, Format("nifti", _("NIfTI image"), ".nii.gz"), Format("nrrd", _("NRRD image"), ".nrrd")]
+    if node.IsA("vtkMRMLTableNode"):
+        return [Format("csv", _("Table (CSV)"), ".csv")]
+    if node.IsA("vtkMRMLMarkupsNode"):
+        return [Format("markups", _("Markups file"), ".mrk.json")]
+    return []
+
+
+def file_name(node: Any, chosen: Format) -> str:
+    stem = re.sub(r"[^\w-]+", "_", node.GetName()).strip("_") or "result"
+    return f"{stem}_{chosen.command}{chosen.ending}" if chosen.command else stem + chosen.ending
+
+
+def dicom_folder(node: Any) -> Optional[Path]:
+    """Where the files of the source series lie, if it was loaded from the DICOM database."""
+    reference = provenance.reference_of(node)
+    uids = (reference.GetAttribute("DICOM.instanceUIDs") or "").split() if reference is not None else []
+    database = getattr(slicer, "dicomDatabase", None)
+    if not uids or database is None:
+        return None
+    path = database.fileForInstance(uids[0])
+    return Path(path).parent if path else None
+
+
+def findings(node: Any, chosen: Format, source: Optional[Path]) -> list[tuple[bool, str]]:
+    """(stops the export, sentence) of everything that is missing or doubtful."""
+    found: list[tuple[bool, str]] = []
+    if chosen.command and source is None:
+        found.append((True, _("Choose the folder with the DICOM files of the source image.")))
+    if node.IsA("vtkMRMLSegmentationNode"):
+        found += _segment_findings(node, bool(chosen.command))
+    if provenance.is_synthetic(node):
+        found.append((False, _("The image is synthetic and will be marked so in every file.")))
+    if not chosen.command and node.IsA("vtkMRMLTransformableNode") and FrameChange(node, None).matrix is None:
+        found.append((True, _("The result lies under a deformable transform: harden it first (Transforms module).")))
+    return found
+
+
+def _segment_findings(node: Any, dicom: bool) -> list[tuple[bool, str]]:
+    segmentation = node.GetSegmentation()
+    if segmentation.GetNumberOfSegments() == 0:
+        return [(True, _("The segmentation has no segment."))]
+    found = []
+    tag = slicer.vtkSegment.GetTerminologyEntryTagName()
+    volumes = {} if correction.edited(node) else correction.volumes_when_made(node)
+    for segment_id in segmentation.GetSegmentIDs():
+        segment = segmentation.GetSegment(segment_id)
+        name = segment.GetName()
+        if volumes.get(segment_id) == 0:
+            found.append((False, _("'{name}' is empty.").format(name=name)))
+        if dicom and len(name) > 64:
+            found.append((True, _("The name '{name}' is longer than 64 characters.").format(name=name)))
+        if dicom and not (segment.HasTag(tag) if hasattr(segment, "HasTag") else True):
+            found.append((False, _("'{name}' has no code: it will be written as tissue.").format(name=name)))
+    if correction.edited(node):
+        found.append((False, _("Corrected by hand: will be marked semi-automatic.")))
+    return found
+
+
+# ------------------------------------------------------------------------------------------------------------- writing
+
+
+def write_plain(node: Any, chosen: Format, path: Path) -> None:
+    """In world coordinates: a linear parent transform goes into the file. Raises MedGenError."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if chosen.id == "csv":
+            _write_csv(node, path)
+        elif chosen.id in ("segnrrd", "markups"):
+            write_with_storage(node, path)
+        else:
+            segmentation = node.IsA("vtkMRMLSegmentationNode")
+            image = node_bridge.label_image(node) if segmentation else node_bridge.volume_image(node)
+            matrix = FrameChange(node, None).matrix
+            if matrix is None:
+                raise BadInput(_("A result under a deformable transform cannot be written; harden it first."))
+            from MedGenSlicerLib.geometry import ijk_to_ras
+
+            set_grid(image, matrix @ ijk_to_ras(image))
+            sitk.WriteImage(image, str(path))
+    except (OSError, RuntimeError) as error:
+        raise MedGenError(_("'{path}' could not be written: {error}").format(path=path, error=error)) from None
+
+
+def _write_csv(node: Any, path: Path) -> None:
+    columns = node_bridge.table(node)
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(columns)
+        writer.writerows(zip(*columns.values()))
+
+
+def write_with_storage(node: Any, path: Path) -> None:
+    """With the node's own storage class, without leaving a storage node or a new file name behind."""
+    storage = node.CreateDefaultStorageNode()
+    storage.UnRegister(None)
+    storage.SetFileName(str(path))
+    if not storage.WriteData(node):
+        raise RuntimeError(_("Slicer refused to write it"))
+
+
+def provenance_facts(node: Any) -> dict[str, Any]:
+    """As the worker gave it, from the node's attributes."""
+    facts: dict[str, Any] = {}
+    for key in provenance.PLAIN:
+        value = node.GetAttribute(provenance.PREFIX + key)
+        if value:
+            facts[key] = int(value) if key == "seed" else value
+    facts["parameters"] = json.loads(node.GetAttribute(provenance.PREFIX + "parameters") or "{}")
+    facts["started_utc"] = node.GetAttribute(provenance.PREFIX + "time") or ""
+    facts["notices"] = provenance.notices(node)
+    return facts
+
+
+def dicom_arguments(node: Any, chosen: Format, source: Path, out: Path, folder: Path) -> list[str]:
+    """Writes what `medgen export` needs into `folder` (own frame: that of the source series) and returns its arguments."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if node.IsA("vtkMRMLSegmentationNode"):
+        result = folder / "result.seg.nrrd"
+        write_with_storage(node, result)
+    else:
+        result = folder / "result.nrrd"
+        sitk.WriteImage(node_bridge.volume_image(node), str(result))
+    facts = folder / "provenance.json"
+    facts.write_text(json.dumps(provenance_facts(node)), encoding="utf-8")
+    arguments = ["export", chosen.command, str(result), "-r", str(source), "-o", str(out), "--provenance", str(facts)]
+    if chosen.command == "ct":
+        arguments += ["--unit", node.GetAttribute("MedGen.unit") or "HU"]
+    elif correction.edited(node):
+        arguments.append("--edited")
+    return arguments
