@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from medgen.errors import BadInput, MedGenError
 from medgen.worker import transfer
 from medgen.worker.protocol import Decoder, encode
-from medgen.worker.transfer import PIXEL_TYPES, Blocks, block_name, drain, own, pack, sweep, unlink, unpack
+from medgen.worker.transfer import PIXEL_TYPES, Blocks, block_name, drain, pack, sweep, unlink, unpack
 
 
 @pytest.fixture
@@ -104,13 +104,6 @@ def test_other_kinds(session: str) -> None:
 def test_label_object_images_are_refused(session: str) -> None:
     with pytest.raises(BadInput, match="cannot be sent"):
         drain(pack({"x": sitk.Image(2, 2, 2, sitk.sitkLabelUInt8)}, Blocks(session, 0, "i")))
-
-
-def test_an_owned_image_does_not_follow_its_giver() -> None:
-    image = sitk.Image(2, 2, 2, sitk.sitkUInt8)
-    kept = own({"x": image}["x"])
-    image[0, 0, 0] = 9
-    assert kept[0, 0, 0] == 0
 
 
 def test_sweeping_finds_all_blocks_of_a_shipment(session: str) -> None:

@@ -9,9 +9,11 @@ process says something or ends, `tick` about every 100 ms, and then reads `take_
     # on stdout: client.feed(data);  on stderr: client.feed_log(data);  on exit: client.exited(code)
     # timer: client.tick(); for event in client.take_events(): ...
 
-Images are kept by reference (SimpleITK's copy on write) while a job waits, and copied to shared memory when it starts:
-a node that is changed or removed in the meantime does not matter, and waiting jobs that share an image share its
-memory. The client ends an idle process itself, so that no job can meet a worker that has just decided to go.
+Images are kept by reference while a job waits and copied to shared memory when it starts, so waiting jobs that share an
+image share its memory. They must not be changed in the meantime: whoever makes them from a node copies its voxels, and
+then the node may change or go. (A SimpleITK copy on write would not do: looking at its voxels copies them all at once.)
+
+The client ends an idle process itself, so that no job can meet a worker that has just decided to go.
 """
 
 from __future__ import annotations
@@ -48,7 +50,7 @@ from medgen.worker.jobs import (
 )
 from medgen.worker.processes import exit_sentence, worker_arguments, worker_environment
 from medgen.worker.protocol import Decoder, encode
-from medgen.worker.transfer import Blocks, own, pack, sweep, unpack
+from medgen.worker.transfer import Blocks, pack, sweep, unpack
 
 __all__ = [
     "CANCELLED", "FAILED", "FINISHED", "RUNNING", "WAITING", "Event", "Job", "JobCancelled", "JobFailed", "JobFinished",
@@ -147,11 +149,12 @@ class WorkerClient:
     # ----------------------------------------------------------------------------------------------------- for the user
 
     def submit(self, request: JobRequest) -> str:
-        """Queues the request, starts the process if there is none, returns the job's id."""
+        """Queues the request, starts the process if there is none, returns the job's id. Its images are not copied yet
+        and must stay as they are."""
         if self._closed:
             raise MedGenError("The worker has been closed.")
         number = len(self.jobs) + 1
-        inputs = {name: own(value) for name, value in request.inputs.items() if value is not None}
+        inputs = {name: value for name, value in request.inputs.items() if value is not None}
         job = Job(f"job-{number}", number, replace(request, inputs=inputs), time.time())
         self.jobs[job.id] = job
         self._queue.append(job)

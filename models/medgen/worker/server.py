@@ -1,7 +1,8 @@
 """The far end of the worker: reads requests, runs one job at a time in the main thread, answers. Python 3.11.
 
 A reader thread takes messages while a method computes: it marks jobs as cancelled, and when the client is gone (end of
-stdin) it removes the shared blocks and kills the process group, in the middle of whatever C code is running.
+stdin) it removes the shared blocks and kills the process group, in the middle of whatever C code is running (code that
+never lets go of Python's lock delays this until it returns; the client's own kill does not wait for it).
 """
 
 from __future__ import annotations

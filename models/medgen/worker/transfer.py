@@ -263,12 +263,3 @@ def _unpack_image(description: dict[str, Any], blocks: Blocks) -> Generator[None
 def _steps(total: int) -> Iterator[tuple[int, int]]:
     for start in range(0, total, STEP_BYTES):
         yield start, min(start + STEP_BYTES, total)
-
-
-def own(value: Any) -> Any:
-    """A value that its giver can no longer change: images by SimpleITK's copy on write, which costs nothing."""
-    if is_image(value):
-        return type(value)(value)
-    if isinstance(value, (list, tuple)) and value and is_image(value[0]):
-        return [type(image)(image) for image in value]
-    return value
