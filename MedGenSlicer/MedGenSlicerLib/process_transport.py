@@ -7,7 +7,7 @@ from typing import Optional
 import qt
 
 from medgen.worker.client import WorkerClient
-from medgen.worker.processes import kill_tree
+from medgen.worker.processes import kill_orphans, kill_tree
 
 
 class QProcessTransport:
@@ -16,7 +16,7 @@ class QProcessTransport:
     def __init__(self) -> None:
         self.client: Optional[WorkerClient] = None
         self.process: Optional[qt.QProcess] = None
-        self._failed: Optional[qt.QTimer] = None
+        self._started_pid = 0
 
     @property
     def pid(self) -> int:
@@ -34,6 +34,7 @@ class QProcessTransport:
         process.errorOccurred.connect(self._error)
         self.process = process
         process.start(arguments[0], arguments[1:])
+        self._started_pid = self.pid
 
     def write(self, data: bytes) -> None:
         if self.running():
@@ -62,6 +63,7 @@ class QProcessTransport:
             self.client.feed_log(bytes(self.process.readAllStandardError().data()))
 
     def _finished(self, *_arguments: object) -> None:
+        kill_orphans(self._started_pid)
         self._read_log()
         self._read()
         code = int(self.process.exitCode())

@@ -23,7 +23,7 @@ from typing import Any, Optional
 from medgen.errors import BadInput, Cancelled, MedGenError
 from medgen.worker.client import WorkerClient
 from medgen.worker.jobs import Event, JobCancelled, JobFailed, JobFinished, JobRequest
-from medgen.worker.processes import kill_tree
+from medgen.worker.processes import kill_orphans, kill_tree
 
 TICK_SECONDS = 0.1
 
@@ -93,8 +93,7 @@ class SubprocessTransport:
 
     def _finish(self) -> None:
         assert self._process is not None and self.client is not None
-        if sys.platform != "win32":
-            kill_tree(self._process.pid)  # children that outlived it; they also hold its pipes open
+        kill_orphans(self._process.pid)  # they also hold its pipes open
         for log, data in self._pipes.rest():
             (self.client.feed_log if log else self.client.feed)(data)
         process, self._process = self._process, None
