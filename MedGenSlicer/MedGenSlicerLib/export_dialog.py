@@ -8,9 +8,9 @@ from typing import Any, Optional
 
 import qt
 import slicer
-from medgen.errors import MedGenError
 from slicer.i18n import tr as _
 
+from medgen.errors import MedGenError
 from MedGenSlicerLib import export_files, jobs, settings, widgets
 from MedGenSlicerLib.command_process import CommandProcess, medgen_command
 from MedGenSlicerLib.export_files import Format

@@ -12,9 +12,9 @@ from typing import Any, Optional
 
 import SimpleITK as sitk
 import slicer
-from medgen.errors import BadInput, MedGenError
 from slicer.i18n import tr as _
 
+from medgen.errors import BadInput, MedGenError
 from MedGenSlicerLib import correction, node_bridge, provenance
 from MedGenSlicerLib.geometry import FrameChange, set_grid
 

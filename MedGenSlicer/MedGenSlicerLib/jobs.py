@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -17,10 +18,19 @@ import qt
 import slicer
 from slicer.i18n import tr as _
 
+from medgen import environment
 from medgen.errors import BadInput, MedGenError
 from medgen.spec import MethodSpec
 from medgen.worker import client as worker
-from MedGenSlicerLib import method_catalogue, node_bridge, provenance, result_presenter, settings, steps
+from MedGenSlicerLib import (
+    command_process,
+    method_catalogue,
+    node_bridge,
+    provenance,
+    result_presenter,
+    settings,
+    steps,
+)
 from MedGenSlicerLib.panel_state import PanelState
 from MedGenSlicerLib.process_transport import QProcessTransport
 from MedGenSlicerLib.provenance import RunRecord
@@ -130,8 +140,9 @@ class JobController:
 
     @staticmethod
     def _key(device: str) -> str:
-        known = known_devices()
-        return known[0]["id"] if device == AUTO and known else device
+        """The best device and 'auto' share a process."""
+        best = next((d["id"] for d in known_devices()), AUTO)
+        return AUTO if device in (AUTO, best) else device
 
     def set_idle_minutes(self, minutes: int) -> None:
         settings.put("idle_minutes", minutes)
@@ -151,6 +162,7 @@ class JobController:
     def shut_down(self) -> None:
         """At the end of the application: no process stays behind."""
         self._timer.stop()
+        command_process.stop_all()
         for ticket in self.unfinished():
             ticket.stop()
         for key, each in self.clients.items():
@@ -370,12 +382,12 @@ def reference_node(method: MethodSpec, inputs: dict[str, list[Any]]) -> Optional
 
 def interpreter() -> str:
     """The Python that runs the worker: the user's choice, else the environment that 'Set up' made."""
-    chosen = settings.get("python", "")
-    if chosen:
-        return chosen
-    from medgen import environment
+    return settings.get("python", "") or str(environment.environment_python(environment.default_environment_folder()))
 
-    return str(environment.interpreter())
+
+def set_up() -> bool:
+    """Whether there is an interpreter to run jobs with (not: whether it has every package)."""
+    return os.path.exists(interpreter())
 
 
 def known_devices() -> list[dict[str, str]]:

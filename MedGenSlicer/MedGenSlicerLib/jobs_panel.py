@@ -6,10 +6,10 @@ from typing import Any, Optional
 
 import qt
 import slicer
-from medgen.errors import MedGenError
-from medgen.worker import client as worker
 from slicer.i18n import tr as _
 
+from medgen.errors import MedGenError
+from medgen.worker import client as worker
 from MedGenSlicerLib import jobs, result_presenter, widgets
 from MedGenSlicerLib.jobs import Ticket
 from MedGenSlicerLib.log_view import LogView

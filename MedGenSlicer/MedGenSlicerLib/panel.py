@@ -62,6 +62,7 @@ class MethodPanel:
         self.results = ResultsList(inside)
         self.log_button, inside = widgets.section(layout, _("Log"), _("What the background process wrote."), True)
         self.log = LogView(inside)
+        self.log_button.contentsCollapsed.connect(lambda *_a: self.log.show(self.ticket))
         layout.addStretch(1)
         self.chooser.start()
 
@@ -223,6 +224,8 @@ class MethodPanel:
         """Why Apply cannot be pressed; empty if it can."""
         if self.method is None:
             return _("Choose a method.")
+        if not jobs.set_up():
+            return _("The Python environment for the methods is not set up yet: press 'Set up'.")
         missing = self.inputs.missing()
         if missing:
             return _("Choose an input for: {names}.").format(names=", ".join(missing))

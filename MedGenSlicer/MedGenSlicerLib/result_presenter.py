@@ -271,6 +271,10 @@ def show(made: list[Any], record: RunRecord) -> None:
         views.side_by_side([reference, *volumes[:2]])
 
 
+def can_be_shown(node: Any) -> bool:
+    return bool(node.IsA("vtkMRMLDisplayableNode"))
+
+
 def is_shown(node: Any) -> bool:
     """Whether the eye of the result is open."""
     if node.IsA("vtkMRMLVolumeNode"):

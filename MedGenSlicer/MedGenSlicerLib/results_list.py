@@ -10,7 +10,16 @@ import slicer
 from slicer.i18n import tr as _
 
 from medgen.errors import MedGenError
-from MedGenSlicerLib import correction, export_dialog, provenance, result_presenter, settings, views, widgets
+from MedGenSlicerLib import (
+    correction,
+    export_dialog,
+    export_files,
+    provenance,
+    result_presenter,
+    settings,
+    views,
+    widgets,
+)
 
 SHOWN = 4  # older results wait behind 'Show older results'
 
@@ -34,6 +43,9 @@ class ResultRow:
             "cube", _("Shows the surfaces in the 3D view. Takes some seconds."), self._toggle_3d
         )
         layout.addLayout(widgets.row(self.eye, self.name, self.three_d, stretch=1))
+        if not result_presenter.can_be_shown(node):
+            self.eye.setEnabled(False)
+            self.eye.setToolTip(_("Tables and texts are not drawn in the views."))
         self.banner = widgets.Notice("synthetic")
         layout.addWidget(self.banner.widget)
         self.correct = widgets.button(
@@ -48,6 +60,7 @@ class ResultRow:
         self.export = widgets.button(
             _("Export..."), _("Writes this result to files, after a check of what is missing."), self._export
         )
+        self.export.setEnabled(bool(export_files.formats(node)))
         layout.addLayout(widgets.row(self.correct, self.compare, self.export))
         self.keep = widgets.button(
             _("Keep as training case..."),

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, Optional
 
 import qt
+import slicer
 from slicer.i18n import tr as _
 
 from medgen.worker import client as worker
@@ -43,6 +44,13 @@ class RunBar:
         layout.addWidget(self.bar)
         self.line = widgets.text_label(tooltip=_("What the job is doing, or where it will run."))
         layout.addWidget(self.line)
+        self.set_up = widgets.button(
+            _("Set up..."),
+            _("Opens MedGen Jobs, where one button makes the Python environment that the methods run in."),
+            lambda: slicer.util.selectModule("MedGenJobs"),
+        )
+        self.set_up.setVisible(False)
+        layout.addWidget(self.set_up)
         self.problem = widgets.Notice()
         layout.addWidget(self.problem.widget)
 
@@ -53,6 +61,7 @@ class RunBar:
         """No job runs. reason_off: why Apply cannot be pressed, empty if it can."""
         self.running = False
         self.bar.setVisible(False)
+        self.set_up.setVisible(not jobs.set_up())
         self.button.setText(_("Run anyway") if warned and not reason_off else _("Apply"))
         self.button.setEnabled(not reason_off)
         if reason_off:

@@ -19,6 +19,7 @@ def panel(driver):
 def edit(node) -> None:
     """What painting in the Segment Editor does: voxels of a segment change in place."""
     import slicer
+
     from MedGenSlicerLib import correction
 
     image = node.GetSegmentation().GetLayerDataObject(0, correction.binary_name())
@@ -31,6 +32,7 @@ def edit(node) -> None:
 def test_from_a_loaded_image_to_a_segmentation_with_two_clicks(driver, panel):
     """The image is chosen by itself, Apply runs, the segments arrive named, coded, coloured and in place."""
     import slicer
+
     from MedGenSlicerLib import correction, node_bridge, provenance
 
     assert panel.inputs.rows["image"].selector.currentNode().GetName() == "Head MR"
@@ -164,8 +166,9 @@ def test_a_failed_run_says_why_in_one_sentence(driver, panel):
 def test_an_edited_result_is_recognised_measured_and_never_overwritten(driver, panel, tmp_path):
     """Correct opens the Segment Editor with the source; after painting, a new run makes a new node; Dice is shown; the
     case can be kept for training."""
-    import slicer
     import SimpleITK as sitk
+    import slicer
+
     from MedGenSlicerLib import correction, node_bridge
 
     first = driver.run(panel).results()[0]
@@ -210,6 +213,7 @@ def test_an_untouched_result_is_not_taken_for_edited(driver, panel):
 
 def test_settings_and_results_survive_saving_and_loading_the_scene(driver, panel, tmp_path):
     import slicer
+
     from MedGenSlicerLib import correction
 
     panel.parameters.fields["low"].widget.setValue(70.0)
@@ -278,6 +282,7 @@ def test_synthetic_images_say_so_and_are_shown_beside_their_input(driver, panel)
 
 def test_the_mask_restricts_to_the_chosen_segment(driver, panel):
     import SimpleITK as sitk
+
     from MedGenSlicerLib import node_bridge
 
     mask = driver.run(panel).results()[0]

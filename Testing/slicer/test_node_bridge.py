@@ -16,6 +16,7 @@ def rotation(seed: int) -> np.ndarray:
 
 def volume(scene, voxels, ijk_to_ras, name="Image", cls="vtkMRMLScalarVolumeNode"):
     import slicer
+
     from MedGenSlicerLib.geometry import to_vtk
 
     node = scene.AddNewNodeByClass(cls, name)
@@ -69,6 +70,7 @@ def bent_parent(scene):
 def test_volume_round_trip_is_exact(scene, seed, flip, size, spacing, dtype):
     """Node to image to node: voxels identical, geometry within 1e-6 mm; sizes down to 1, oblique and left-handed."""
     import slicer
+
     from MedGenSlicerLib import node_bridge
 
     voxels = (np.random.default_rng(seed).uniform(0, 200, size=size[::-1])).astype(dtype)
@@ -89,6 +91,7 @@ def test_volume_round_trip_is_exact(scene, seed, flip, size, spacing, dtype):
 
 def test_colour_volume_keeps_its_channels(scene):
     import slicer
+
     from MedGenSlicerLib import node_bridge
 
     voxels = np.random.default_rng(0).integers(0, 255, size=(2, 4, 5, 3)).astype(np.uint8)
@@ -142,10 +145,10 @@ def test_second_input_under_a_deformable_transform_is_drawn_where_the_world_show
 
 
 def segmentation(scene, labels, matrix):
+    from medgen.spec import LabelMap
     from MedGenSlicerLib import node_bridge, result_presenter
     from MedGenSlicerLib.geometry import set_grid
     from MedGenSlicerLib.provenance import RunRecord
-    from medgen.spec import LabelMap
 
     image = sitk.GetImageFromArray(labels)
     set_grid(image, matrix)
@@ -215,8 +218,8 @@ def test_points_planes_boxes_go_there_and_back(scene):
 
 
 def test_tables_transforms_and_bytes_go_there_and_back(scene):
-    from MedGenSlicerLib import node_bridge
     from medgen import spec
+    from MedGenSlicerLib import node_bridge
 
     table = scene.AddNewNodeByClass("vtkMRMLTableNode")
     node_bridge.fill_table(table, {"x": [1.5, 2.5], "name": ["a", "b"]})
@@ -242,8 +245,8 @@ def test_result_transform_moves_points_as_the_value_says(scene):
 
 
 def test_empty_nodes_are_refused_in_plain_words(scene):
-    from MedGenSlicerLib import node_bridge
     from medgen.errors import BadInput
+    from MedGenSlicerLib import node_bridge
 
     with pytest.raises(BadInput, match="is empty"):
         node_bridge.volume_image(scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "Void"))

@@ -16,9 +16,12 @@ MODELS = ROOT / "models"
 PACKAGE = MODELS / "medgen"
 LEFT_OUT = {".git", ".venv", "__pycache__", "out", "build", "demo-output", ".hypothesis"}
 
-SLICER_MAY_TAKE = {"medgen.spec", "medgen.catalogue", "medgen.errors", "medgen.environment", "medgen.worker.client"}
+SLICER_MAY_TAKE = {
+    *("medgen.spec", "medgen.catalogue", "medgen.errors", "medgen.environment", "medgen.weights"),
+    *("medgen.worker.client", "medgen.worker.processes"),
+}
 SLICER_MAY_NAME = {"medgen", "medgen.__version__", "medgen.worker"}  # as `from medgen.worker import client` does
-SLICER_HAS = {"numpy", "SimpleITK", "vtk", "vtkmodules", "slicer", "qt", "ctk", "sitkUtils", "DICOMLib"}
+SLICER_HAS = {"numpy", "SimpleITK", "vtk", "vtkmodules", "slicer", "qt", "ctk", "sitkUtils", "DICOMLib", "SampleData"}
 SHARED = {"shared_data", "__version__"}
 METHOD_MAY_TAKE = {"imaging", "nets", "losses", "metrics", "training", "spec", "method", "errors", "weights"} | SHARED
 TEXT_FILES = {".py", ".md", ".toml", ".json", ".txt", ".cmake", ".ui", ".yml", ".html", ".csv", ""}
