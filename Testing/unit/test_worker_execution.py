@@ -8,7 +8,7 @@ import torch
 from medgen.errors import BadInput, MedGenError
 from medgen.method import Context, SilentProgress
 from medgen.spec import MethodSpec, Paper, Table
-from medgen.worker import execution
+from medgen.worker import devices, execution
 from medgen.worker.devices import choose_device, list_devices
 from medgen.worker.execution import NETWORKS_KEPT, RecentCache, failure_sentence, run_method
 
@@ -97,8 +97,20 @@ def test_the_cache_keeps_what_was_used_last() -> None:
     assert 0 in cache and 1 not in cache and len(cache) == NETWORKS_KEPT
 
 
-def test_devices() -> None:
+def test_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     assert list_devices()[-1]["id"] == "cpu"
     assert choose_device("auto") == list_devices()[0]["id"]
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: "NVIDIA H100")
+    assert list_devices()[0] == {"id": "cuda:0", "title": "NVIDIA H100"}
+    assert choose_device("auto") == choose_device("cuda") == "cuda:0" and choose_device("cpu") == "cpu"
     with pytest.raises(BadInput, match="no device 'tpu'"):
         choose_device("tpu")
+
+
+def test_gpus_are_told_from_the_driver_before_pytorch_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "loaded_torch", lambda: None)
+    monkeypatch.setattr(devices, "nvidia_names", lambda: ["NVIDIA A", "NVIDIA B"])
+    for version, found in {"2.13.0": ["cuda:0", "cuda:1", "cpu"], "2.13.0+cpu": ["cpu"]}.items():
+        monkeypatch.setattr(devices.importlib.metadata, "version", lambda name, version=version: version)
+        assert [device["id"] for device in list_devices()] == found

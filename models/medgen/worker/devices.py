@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 from medgen.errors import BadInput
 
@@ -29,11 +31,17 @@ def nvidia_names() -> list[str]:
     return [line.strip() for line in answer.stdout.splitlines() if line.strip()] if answer.returncode == 0 else []
 
 
+def loaded_torch() -> Any:
+    """PyTorch if it has been imported, None if not, or if another thread has not finished importing it."""
+    torch = sys.modules.get("torch")
+    return None if torch is None or getattr(torch.__spec__, "_initializing", False) else torch
+
+
 def list_devices() -> list[dict[str, str]]:
     """[{'id', 'title'}], the best first, 'cpu' last. A guess from the driver until PyTorch is loaded."""
     cpu = {"id": "cpu", "title": f"CPU ({os.cpu_count()} cores)"}
-    torch = sys.modules.get("torch")
-    if torch is not None and hasattr(torch, "backends") and hasattr(torch, "cuda"):
+    torch = loaded_torch()
+    if torch is not None:
         devices = [
             {"id": f"cuda:{i}", "title": torch.cuda.get_device_name(i)} for i in range(torch.cuda.device_count())
         ]
@@ -47,6 +55,9 @@ def list_devices() -> list[dict[str, str]]:
 
 def choose_device(asked: str) -> str:
     """'auto' becomes the best there is; anything else must exist. Raises BadInput."""
+    if asked != "cpu" and (list_devices()[0]["id"] != "cpu" or sys.platform == "darwin"):
+        with contextlib.suppress(ImportError):
+            import torch  # noqa: F401  (what the driver says of a GPU is a guess: it may be too old for this PyTorch)
     known = [device["id"] for device in list_devices()]
     if asked == "auto":
         return known[0]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import sys
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
@@ -18,7 +17,7 @@ from medgen.method import Context, Progress
 from medgen.spec import MethodSpec
 from medgen.weights import checked_weights
 from medgen.worker.checks import check_inputs
-from medgen.worker.devices import choose_device
+from medgen.worker.devices import choose_device, loaded_torch
 
 NETWORKS_KEPT = 4
 
@@ -97,14 +96,14 @@ def _run_within_memory(
                 raise
         context.batch_scale, context.device, sentence = ladder.pop(0)
         context.cache.clear()  # networks that other jobs left on the GPU
-        sys.modules["torch"].cuda.empty_cache()
+        loaded_torch().cuda.empty_cache()
         notices.append(sentence)
         context.progress.notice(sentence)
         context.progress.raise_if_cancelled()
 
 
 def _is_gpu_memory(error: Exception) -> bool:
-    torch = sys.modules.get("torch")
+    torch = loaded_torch()
     return torch is not None and isinstance(error, torch.OutOfMemoryError)
 
 

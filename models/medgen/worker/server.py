@@ -28,7 +28,7 @@ import medgen
 from medgen.catalogue import load_catalogue
 from medgen.errors import BadInput, Cancelled, MedGenError
 from medgen.spec import MethodSpec
-from medgen.worker.devices import list_devices
+from medgen.worker.devices import list_devices, loaded_torch
 from medgen.worker.execution import RecentCache, failure_sentence, run_method
 from medgen.worker.protocol import Decoder, encode
 from medgen.worker.transfer import Blocks, drain, pack, sweep, unpack
@@ -200,8 +200,8 @@ def free_memory() -> None:
     gc.collect()
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
         libc.malloc_trim(0)
-    torch = sys.modules.get("torch")
-    if torch is not None and hasattr(torch, "cuda") and torch.cuda.is_available():
+    torch = loaded_torch()
+    if torch is not None and torch.cuda.is_available():
         torch.cuda.empty_cache()
 
 
