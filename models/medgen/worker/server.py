@@ -78,6 +78,7 @@ class Server:
         self._session, self._shipment = session, shipment
         self._source, self._sink = source, sink
         self._write_lock = threading.Lock()
+        self._packing = threading.Lock()
         self._jobs: queue.Queue[dict[str, Any]] = queue.Queue()
         self._outputs: dict[int, Blocks] = {}
         self._cache = RecentCache()
@@ -86,9 +87,12 @@ class Server:
 
     def send(self, message_type: str, **fields: Any) -> None:
         data = encode(message_type, **fields)
-        with self._write_lock:
-            while data:
-                data = data[os.write(self._sink, data) :]
+        try:
+            with self._write_lock:
+                while data:
+                    data = data[os.write(self._sink, data) :]
+        except BrokenPipeError:
+            self._die()
 
     def serve(self) -> NoReturn:
         self.send("ready", info=worker_info(certain=False))
@@ -125,6 +129,7 @@ class Server:
 
     def _die(self) -> NoReturn:
         """The client is gone. Its last shipment may be here, or on its way."""
+        self._packing.acquire(timeout=2.0)  # so that no block is made after the sweep
         for shipment in (self._shipment - 1, self._shipment):
             sweep(self._session, shipment)
         if hasattr(os, "killpg") and os.getpgrp() == os.getpid():
@@ -141,7 +146,8 @@ class Server:
             self.send("started", job=job)
             outputs, provenance = run_method(self._find(message["method"]), inputs, message, progress, self._cache)
             blocks = self._outputs[message["shipment"]] = Blocks(self._session, message["shipment"], "o")
-            described = drain(pack(outputs, blocks))
+            with self._packing:
+                described = drain(pack(outputs, blocks))
             self.send("finished", job=job, outputs=described, provenance=provenance)
         except Cancelled:
             self.send("cancelled", job=job)
