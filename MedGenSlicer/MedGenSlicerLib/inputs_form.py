@@ -140,7 +140,8 @@ def make_input_node(port: spec.Port, reference: Optional[Any]) -> Any:
         node.CreateDefaultDisplayNodes()
         if reference is not None:
             node.SetReferenceImageGeometryParameterFromVolumeNode(reference)
-        node.GetSegmentation().AddEmptySegment(port.name, port.title)
+        title = port.title if isinstance(port, spec.Mask) else _("Structure 1")
+        node.GetSegmentation().AddEmptySegment(port.name, title)
     elif isinstance(port, spec.Points):
         slicer.modules.markups.logic().SetActiveList(node)
         interaction = slicer.app.applicationLogic().GetInteractionNode()

@@ -265,30 +265,35 @@ def show(made: list[Any], record: RunRecord) -> None:
         return
     if any(n.IsA("vtkMRMLSegmentationNode") for n in made) or not volumes:
         views.show_background(reference)
-        if volumes:
-            views.overlay(volumes[0])
     else:
         views.side_by_side([reference, *volumes[:2]])
 
 
 def can_be_shown(node: Any) -> bool:
-    return bool(node.IsA("vtkMRMLDisplayableNode"))
+    return bool(node.IsA("vtkMRMLDisplayableNode") or node.IsA("vtkMRMLPlotChartNode"))
 
 
 def is_shown(node: Any) -> bool:
     """Whether the eye of the result is open."""
     if node.IsA("vtkMRMLVolumeNode"):
         return views.is_displayed(node)
+    if node.IsA("vtkMRMLPlotChartNode"):
+        return views.chart_shown(node)
     display = node.GetDisplayNode() if hasattr(node, "GetDisplayNode") else None
     return bool(display and display.GetVisibility())
 
 
 def set_shown(node: Any, shown: bool) -> None:
     if node.IsA("vtkMRMLVolumeNode"):
-        if shown:
-            views.show_background(node)
-        else:
+        reference = provenance.reference_of(node)
+        if not shown:
             views.hide(node)
+        elif reference is not None and reference.IsA("vtkMRMLVolumeNode"):
+            views.blend(reference, node)
+        else:
+            views.show_background(node)
+    elif node.IsA("vtkMRMLPlotChartNode"):
+        views.show_chart(node, shown)
     elif hasattr(node, "SetDisplayVisibility"):
         node.SetDisplayVisibility(shown)
 

@@ -21,7 +21,7 @@ from MedGenSlicerLib import (
     widgets,
 )
 
-SHOWN = 4  # older results wait behind 'Show older results'
+RUNS_SHOWN = 1  # older results wait behind 'Show older results'
 
 
 class ResultRow:
@@ -42,7 +42,8 @@ class ResultRow:
         self.three_d = widgets.tool(
             "cube", _("Shows the surfaces in the 3D view. Takes some seconds."), self._toggle_3d
         )
-        layout.addLayout(widgets.row(self.eye, self.name, self.three_d, stretch=1))
+        first = widgets.row(self.eye, self.name, self.three_d, stretch=1)
+        layout.addLayout(first)
         if not result_presenter.can_be_shown(node):
             self.eye.setEnabled(False)
             self.eye.setToolTip(_("Tables and texts are not drawn in the views."))
@@ -61,16 +62,19 @@ class ResultRow:
             _("Export..."), _("Writes this result to files, after a check of what is missing."), self._export
         )
         self.export.setEnabled(bool(export_files.formats(node)))
-        layout.addLayout(widgets.row(self.correct, self.compare, self.export))
+        if node.IsA("vtkMRMLSegmentationNode") or node.IsA("vtkMRMLVolumeNode"):
+            layout.addLayout(widgets.row(self.correct, self.compare, self.export))
+        else:
+            first.addWidget(self.export)
         self.keep = widgets.button(
             _("Keep as training case..."),
             _("Writes the image and the corrected labels into a folder from which a method can be trained."),
             self._keep,
         )
         layout.addWidget(self.keep)
-        for part in (self.three_d, self.correct):
-            if not node.IsA("vtkMRMLSegmentationNode"):
-                part.setVisible(False)
+        if not node.IsA("vtkMRMLSegmentationNode"):
+            self.three_d.setVisible(False)
+            self.correct.setVisible(False)
         self.update()
 
     def node(self) -> Optional[Any]:
@@ -212,8 +216,9 @@ class ResultsList:
     def update(self, nodes: list[Any]) -> None:
         """nodes: the results, oldest first; rows show the newest first."""
         self._nodes = list(nodes)
-        newest = [n for n in reversed(nodes)]
-        shown = newest if self._show_all else newest[:SHOWN]
+        runs = _newest_runs_first([node for node in nodes if not node.IsA("vtkMRMLTextNode")])
+        newest = [node for run in runs for node in run]
+        shown = newest if self._show_all else [node for run in runs[:RUNS_SHOWN] for node in run]
         self.older.setVisible(len(shown) < len(newest))
         if [row.node_id for row in self.rows] != [node.GetID() for node in shown]:
             widgets.clear_layout(self._rows_layout)
@@ -331,6 +336,14 @@ class ResultsList:
             self.say(_("Kept as '{case}' in {folder}.").format(case=case, folder=folder))
         except MedGenError as error:
             self.say(str(error))
+
+
+def _newest_runs_first(nodes: list[Any]) -> list[list[Any]]:
+    """What one run made stays together, in the order of its declaration."""
+    runs: dict[str, list[Any]] = {}
+    for node in nodes:
+        runs.setdefault(node.GetAttribute("MedGen.time") or "", []).append(node)
+    return list(reversed(runs.values()))
 
 
 def _number(value: Optional[float], digits: int) -> str:

@@ -155,6 +155,34 @@ class Flicker:
         self._set_opacity(0.0 if now and now[0] > 0.5 else 1.0)
 
 
+# --------------------------------------------------------------------------------------------------------------- plots
+
+
+def chart_shown(chart: Any) -> bool:
+    shown = (view.GetPlotChartNodeID() for view in slicer.util.getNodesByClass("vtkMRMLPlotViewNode"))
+    return comparing_plot() and chart.GetID() in shown
+
+
+def comparing_plot() -> bool:
+    node = layout_node()
+    return node is not None and node.GetViewArrangement() in (
+        slicer.vtkMRMLLayoutNode.SlicerLayoutConventionalPlotView,
+        slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpPlotView,
+        slicer.vtkMRMLLayoutNode.SlicerLayoutOneUpPlotView,
+    )
+
+
+def show_chart(chart: Any, shown: bool) -> None:
+    """The plot in a view beside the slices, or the user's own layout back."""
+    node = layout_node()
+    if not shown:
+        node.SetViewArrangement(_before[0] if _before else slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpView)
+        return
+    if not comparing() and not comparing_plot():
+        _before[:] = [node.GetViewArrangement()]
+    slicer.modules.plots.logic().ShowChartInLayout(chart)
+
+
 # -------------------------------------------------------------------------------------------------------------- planes
 
 

@@ -15,6 +15,7 @@ import types
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[3]
+FROM_CHECKOUT = True  # False: the caller puts an installed extension on sys.path
 
 
 def start():
@@ -28,7 +29,7 @@ def start():
 
     sys.modules["qt"] = qt_modules.qt()
     sys.modules["ctk"] = qt_modules.ctk()
-    for folder in ("MedGenSlicer", "models"):
+    for folder in ("MedGenSlicer", "models") if FROM_CHECKOUT else ():
         if str(ROOT / folder) not in sys.path:
             sys.path.insert(0, str(ROOT / folder))
     slicer.app = application.Application(["harness", "--testing"], tempfile.mkdtemp(prefix="medgen-harness-"))

@@ -1,0 +1,1 @@
+# Slicer makes the extension description and the package here.
