@@ -1,4 +1,4 @@
-"""The starter weights on a head MR: cut the volume into slices along each axis, label every slice, let the axes vote."""
+"""The starter weights on a head MR: cut the volume into slices along each axis, label each, let the axes vote."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ AXES = {"1": (0,), "3": (0, 1, 2)}  # of a z, y, x array: axial, coronal, sagitt
 
 
 def robust_scale(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Intensities of a head in its bounding box, brought to about 0 to 1 as the training images are: divided by the 98th
-    percentile of what is brighter than the mean, cut off at 2."""
+    """Intensities of a head in its bounding box, brought to about 0 to 1 as the training images are: divided by the
+    98th percentile of what is brighter than the mean, cut off at 2."""
     values = values - min(float(values.min()), 0.0)
     bright = values[values > values.mean()]
     scale = float(np.percentile(bright, 98)) if bright.size else 1.0

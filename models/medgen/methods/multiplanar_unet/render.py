@@ -2,8 +2,8 @@
 
 A slice is cut from a label map at a random orientation and bent a little; every tissue gets a signal, either that of a
 randomly drawn pulse sequence (so that T1, T2, PD, FLAIR and what lies between appear) or any value at all, as in
-Billot et al., SynthSeg, Medical Image Analysis 2023; then come fat and muscle, skull stripping, cropping, partial volume,
-thick slices, bias field, noise and gamma.
+Billot et al., SynthSeg, Medical Image Analysis 2023; then come fat and muscle, skull stripping, cropping, partial
+volume, thick slices, bias field, noise and gamma.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ class Head:
 
 
 def read_label_map(path: Path) -> Array:
-    """int16 [z, y, x] in LPS order (x grows to the left, y to the back, z upwards); stray voxels off the head removed."""
+    """int16 [z, y, x] in LPS order (x grows to the left, y to the back, z upwards), stray voxels removed."""
     image = sitk.DICOMOrient(sitk.Cast(sitk.ReadImage(str(path)), sitk.sitkInt16), "LPS")
     labels = sitk.GetArrayFromImage(image)
     parts = sitk.RelabelComponent(sitk.ConnectedComponent(image != 0), sortByObjectSize=True)

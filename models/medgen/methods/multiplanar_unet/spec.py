@@ -1,4 +1,4 @@
-"""Laprade, Perslev and Sporring 2021 in its two uses: ready weights for head MR, and training on a few painted planes."""
+"""Laprade, Perslev and Sporring 2021 in two uses: ready weights for head MR, and training on a few painted planes."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from medgen.methods.multiplanar_unet.labels import LABELS
 from medgen.spec import (
     ROI,
     Blob,
+    Bool,
     Choice,
     FitnessWarning,
     Float,
@@ -86,8 +87,8 @@ HEAD = MethodSpec(
         ),
     ),
     warnings=(
-        "The weights were trained on rendered images of 14 heads, not on scans: tumours, bleeding, implants and children's "
-        "heads were not among them.",
+        "The weights were trained on rendered images of 14 heads, not on scans: tumours, bleeding, implants and "
+        "children's heads were not among them.",
     ),
     modalities=("MR",),
     body_parts=("head",),
@@ -115,7 +116,9 @@ FEW_PLANES = MethodSpec(
         Probability("probability", "Probability", help="Of belonging to any of the painted segments."),
         Image("disagreement", "Disagreement", help="Spread of the probability over the directions, 0 to 0.5."),
         Planes("next_plane", "Slice to paint next", help="Where the directions disagree most."),
-        Plot("training", "Training", x="update", y=("loss", "held-out Dice")),
+        Plot("training", "Training", x="update", y=("loss",)),
+        Table("held_out", "Leave-one-slice-out", required=False, help="Dice on each slice by a network that did not "
+              "learn from it."),
         Blob("model", "Model"),
     ),
     parameters=(
@@ -124,6 +127,8 @@ FEW_PLANES = MethodSpec(
         Int("training_planes", "Cuts to learn from", 128, "Random cuts through the painted slices; 0 learns from the "
             "painted slices as they are.", minimum=0, maximum=1024, step=32),
         Int("orientations", "Directions", 3, "Directions that vote on every voxel.", minimum=1, maximum=9),
+        Bool("leave_one_out", "Check by leaving slices out", False, "Trains once more for every slice, without it, and "
+             "tells how well the others predict it."),
         Choice("width", "Network width", "8", "Channels of the first layer; the paper's is 64.", advanced=True,
                options={"8": "8", "16": "16", "32": "32", "64": "64 (paper)"}),
         Float("learning_rate", "Learning rate", 1e-3, "1e-5 in the paper, for its width and 22,400 updates.",
