@@ -1,0 +1,36 @@
+"""Trained networks into a folder that the project loads from: safetensors and their card."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from medgen.weights import file_sha256
+
+
+def export_weights(
+    state: dict[str, Tensor], folder: Path, name: str, card: dict[str, Any], half: bool = True
+) -> dict[str, Any]:
+    """Writes `name` (float16 unless `half` is off; integers stay), adds it with its hash to the folder's card.json.
+
+    card: the fields that `medgen.weights` lists, but 'files'. Returns the whole card. Raises ValueError for a field
+    that is missing.
+    """
+    needed = {"title", "training_data", "command", "seed", "steps", "device", "commit", "figures", "licence",
+              "intended_use", "known_failures", "trained_on_rendered"}  # fmt: skip
+    if needed - card.keys():
+        raise ValueError(f"the card lacks {', '.join(sorted(needed - card.keys()))}")
+    folder.mkdir(parents=True, exist_ok=True)
+    kind = torch.float16 if half else torch.float32
+    cast = {key: (v.to(kind) if v.is_floating_point() else v).contiguous().cpu() for key, v in state.items()}
+    save_file(cast, folder / name)
+    path = folder / "card.json"
+    files = json.loads(path.read_text(encoding="utf-8"))["files"] if path.is_file() else {}
+    whole = {**card, "files": {**files, name: {"sha256": file_sha256(folder / name)}}}
+    path.write_text(json.dumps(whole, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    return whole
