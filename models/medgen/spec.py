@@ -283,7 +283,7 @@ class MethodSpec:
 
     id: folder name and catalogue key; family: which Slicer module shows it (segmentation, synthetic_ct, ultrasound,
     brain_style, anomaly, ...); modalities and body_parts: what the chooser filters by; run: 'package.module:function',
-    imported only in the worker; weights: names of the files in Resources/Weights/<weights_folder or id>/, the first is
+    imported only in the worker; weights: names of the files in Resources/Weights/<id>/, the first is
     the default, empty when none are needed.
     """
 
