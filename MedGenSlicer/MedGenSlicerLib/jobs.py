@@ -218,7 +218,7 @@ class JobController:
             if any(node is None for node in nodes):
                 raise BadInput(_("The input '{port}' was removed from the scene.").format(port=port.title))
             reference = ticket.record.reference()
-            value = node_bridge.value_of(port, nodes, reference, segment_ids.get(port.name, ""))
+            value = yield from node_bridge.value_steps(port, nodes, reference, segment_ids.get(port.name, ""))
             request.inputs[port.name] = value
             if not ticket.voxels and hasattr(value, "GetNumberOfPixels"):
                 ticket.voxels = value.GetNumberOfPixels()

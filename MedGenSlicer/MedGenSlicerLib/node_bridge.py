@@ -8,7 +8,8 @@ touching a voxel; a deformable one is resampled onto the reference grid. The res
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+import ctypes
+from collections.abc import Generator, Iterator, Sequence
 from typing import Any, Optional
 
 import numpy as np
@@ -19,7 +20,14 @@ from vtk.util import numpy_support
 
 from medgen import spec
 from medgen.errors import BadInput
+from MedGenSlicerLib import steps
 from MedGenSlicerLib.geometry import LPS_RAS, FrameChange, from_vtk, ijk_to_ras, resliced, set_grid, to_vtk
+
+STEP_BYTES = 8 * 2**20  # some 5 ms
+_PIXELS = ("Int8", "UInt8", "Int16", "UInt16", "Int32", "UInt32", "Int64", "UInt64", "Float32", "Float64")
+SCALAR_PIXELS = {name.lower(): getattr(sitk, f"sitk{name}") for name in _PIXELS}  # by numpy's name of the type
+VECTOR_PIXELS = {name.lower(): getattr(sitk, f"sitkVector{name}") for name in _PIXELS}
+Steps = Generator[None, None, Any]
 
 NODE_CLASSES = {  # input port: node classes that can fill it
     spec.Image: ("vtkMRMLScalarVolumeNode",),
@@ -46,16 +54,18 @@ def node_classes(port: spec.Port) -> tuple[str, ...]:
 # ------------------------------------------------------------------------------------------------------- node to value
 
 
-def value_of(port: spec.Port, nodes: Sequence[Any], reference: Any, segment_id: str = "") -> Any:
+def value_steps(port: spec.Port, nodes: Sequence[Any], reference: Any, segment_id: str = "") -> Steps:
     """The value of an input port. `nodes`: one node, or several for Planes; segment_id: of a mask, empty for all segments.
 
-    Raises BadInput with one sentence if the nodes hold nothing that can be used.
+    Works in steps, each short enough for the event loop. Raises BadInput with one sentence if the nodes hold nothing that
+    can be used.
     """
     node = nodes[0]
     if isinstance(port, spec.Image) and port.kind == "sequence":
-        return sequence_images(node, reference)
+        return (yield from sequence_steps(node))
     if isinstance(port, (spec.Image, spec.Probability)):
-        return volume_image(node, reference)
+        return (yield from volume_steps(node, reference))
+    yield
     if isinstance(port, (spec.Mask, spec.LabelMap)):
         image = label_image(node, reference, [segment_id] if segment_id else None)
         return image > 0 if isinstance(port, spec.Mask) else image
@@ -81,33 +91,50 @@ def volume_grid(node: Any) -> np.ndarray:
     return from_vtk(matrix)
 
 
-def _image_of(image_data: Any, grid: np.ndarray) -> sitk.Image:
+def _image_steps(image_data: Any, grid: np.ndarray) -> Steps:
     """One copy of the voxels."""
     scalars = image_data.GetPointData().GetScalars()
     columns, rows, slices = image_data.GetDimensions()
     voxels = numpy_support.vtk_to_numpy(scalars)
     components = scalars.GetNumberOfComponents()
-    shape = (slices, rows, columns) + ((components,) if components > 1 else ())
-    image = sitk.GetImageFromArray(voxels.reshape(shape), isVector=components > 1)
+    pixel = (VECTOR_PIXELS if components > 1 else SCALAR_PIXELS)[voxels.dtype.name]
+    image = sitk.Image((columns, rows, slices), pixel, components)
     set_grid(image, grid)
+    yield
+    shape = (slices, rows, columns) + ((components,) if components > 1 else ())
+    view = sitk.GetArrayViewFromImage(image)  # read-only to SimpleITK; nobody else has this image yet
+    memory = (ctypes.c_char * view.nbytes).from_address(view.ctypes.data)
+    yield from _copy_steps(voxels.reshape(shape), np.frombuffer(memory, view.dtype).reshape(shape))
     return image
+
+
+def _copy_steps(source: np.ndarray, target: np.ndarray) -> Iterator[None]:
+    """Copies along the first axis, a few megabytes a step."""
+    thickness = max(1, STEP_BYTES // max(1, source[0].nbytes))
+    for first in range(0, len(source), thickness):
+        target[first : first + thickness] = source[first : first + thickness]
+        yield
 
 
 def volume_image(node: Any, reference: Any = None) -> sitk.Image:
     """A volume node as an image in the frame of `reference` (None: the node's own frame)."""
+    return steps.finish(volume_steps(node, reference))
+
+
+def volume_steps(node: Any, reference: Any = None) -> Steps:
     image_data = node.GetImageData()
     if image_data is None or image_data.GetPointData().GetScalars() is None:
         raise BadInput(f"The volume '{node.GetName()}' is empty.")
     if reference is None or reference is node:
-        return _image_of(image_data, volume_grid(node))
+        return (yield from _image_steps(image_data, volume_grid(node)))
     change = FrameChange(node, reference)
     if change.matrix is not None:
-        return _image_of(image_data, change.matrix @ volume_grid(node))
+        return (yield from _image_steps(image_data, change.matrix @ volume_grid(node)))
     grid = volume_grid(reference)
     labels = node.IsA("vtkMRMLLabelMapVolumeNode")
     size = reference.GetImageData().GetDimensions()
     back = FrameChange(reference, node)
-    return _image_of(resliced(image_data, volume_grid(node), grid, size, back, labels), grid)
+    return (yield from _image_steps(resliced(image_data, volume_grid(node), grid, size, back, labels), grid))
 
 
 def label_image(node: Any, reference: Any = None, segment_ids: Optional[list[str]] = None) -> sitk.Image:
@@ -123,14 +150,14 @@ def label_image(node: Any, reference: Any = None, segment_ids: Optional[list[str
         raise BadInput(f"The segmentation '{node.GetName()}' has no segment '{missing[0]}' any more.")
     if reference is None or reference.GetImageData() is None:
         merged = _merged(node, ids, None)
-        return _image_of(merged, oriented_grid(merged))
+        return steps.finish(_image_steps(merged, oriented_grid(merged)))
     grid, size = volume_grid(reference), reference.GetImageData().GetDimensions()
     change = FrameChange(reference, node)
     if change.matrix is not None:
         geometry = oriented_image(size, change.matrix @ grid)
-        return _image_of(_merged(node, ids, geometry), grid)
+        return steps.finish(_image_steps(_merged(node, ids, geometry), grid))
     merged = _merged(node, ids, None)
-    return _image_of(resliced(merged, oriented_grid(merged), grid, size, change, labels=True), grid)
+    return steps.finish(_image_steps(resliced(merged, oriented_grid(merged), grid, size, change, labels=True), grid))
 
 
 def oriented_image(size: Sequence[int], grid: np.ndarray) -> Any:
@@ -162,12 +189,15 @@ def _merged(node: Any, ids: list[str], geometry: Any) -> Any:
     return merged
 
 
-def sequence_images(node: Any, reference: Any = None) -> list[sitk.Image]:
+def sequence_steps(node: Any) -> Steps:
     """Every frame of a sequence node, in order; frames have no parent transform of their own."""
     frames = [node.GetNthDataNode(i) for i in range(node.GetNumberOfDataNodes())]
     if not frames:
         raise BadInput(f"The sequence '{node.GetName()}' is empty.")
-    return [volume_image(frame) for frame in frames]
+    images = []
+    for frame in frames:
+        images.append((yield from volume_steps(frame)))
+    return images
 
 
 def points(node: Any, reference: Any = None) -> list[list[float]]:
@@ -223,31 +253,37 @@ def blob(node: Any) -> bytes:
 # ------------------------------------------------------------------------------------------------------- value to node
 
 
-def image_data_of(image: sitk.Image) -> vtk.vtkImageData:
-    """One copy of the voxels; origin 0, spacing 1, as MRML wants it. 2D images become one slice."""
+def image_data_steps(image: sitk.Image) -> Steps:
+    """One copy of the voxels; origin 0, spacing 1, as MRML wants it. 2D images become one slice, 64-bit integers 32-bit."""
     voxels = sitk.GetArrayViewFromImage(image)
     components = image.GetNumberOfComponentsPerPixel()
-    if voxels.dtype == np.int64:
-        voxels = voxels.astype(np.int32)
-    flat = voxels.reshape(-1, components) if components > 1 else voxels.ravel()
+    narrow = {np.dtype(np.int64): np.dtype(np.int32), np.dtype(np.uint64): np.dtype(np.uint32)}
+    dtype = narrow.get(voxels.dtype, voxels.dtype)
     data = vtk.vtkImageData()
     data.SetDimensions((*image.GetSize(), 1)[:3])
-    scalars = numpy_support.numpy_to_vtk(flat, deep=True)
+    data.AllocateScalars(numpy_support.get_vtk_array_type(dtype), components)
+    scalars = data.GetPointData().GetScalars()
     scalars.SetName("ImageScalars")
-    data.GetPointData().SetScalars(scalars)
+    yield from _copy_steps(voxels, numpy_support.vtk_to_numpy(scalars).reshape(voxels.shape))
     return data
 
 
 def fill_volume(node: Any, image: sitk.Image) -> None:
-    """Puts voxels and grid into a volume node. The grid is set as a matrix, so that shear would survive too."""
+    """Puts voxels and grid into a volume node."""
+    steps.finish(fill_volume_steps(node, image))
+
+
+def fill_volume_steps(node: Any, image: sitk.Image) -> Iterator[None]:
+    """The grid is set as a matrix, so that shear survives too."""
+    data = yield from image_data_steps(image)
     node.SetIJKToRASMatrix(to_vtk(ijk_to_ras(image)))
-    node.SetAndObserveImageData(image_data_of(image))
+    node.SetAndObserveImageData(data)
 
 
-def oriented_image_of(image: sitk.Image) -> Any:
+def oriented_image_steps(image: sitk.Image) -> Steps:
     """The image as vtkOrientedImageData, as segments hold it."""
     oriented = slicer.vtkOrientedImageData()
-    oriented.ShallowCopy(image_data_of(image))
+    oriented.ShallowCopy((yield from image_data_steps(image)))
     oriented.SetGeometryFromImageToWorldMatrix(to_vtk(ijk_to_ras(image)))
     return oriented
 

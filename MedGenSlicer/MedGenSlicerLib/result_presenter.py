@@ -11,7 +11,8 @@ import slicer
 from slicer.i18n import tr as _
 
 from medgen import spec
-from MedGenSlicerLib import correction, node_bridge, provenance, views
+from MedGenSlicerLib import correction, node_bridge, provenance, steps, views
+from MedGenSlicerLib.node_bridge import Steps
 from MedGenSlicerLib.provenance import RunRecord
 
 # intensity at the ends of the grey scale, where the unit fixes it: lowest, highest
@@ -29,7 +30,7 @@ def present(
         value = outputs.get(port.name)
         if value is None:
             continue
-        node = make_node(port, value, record)
+        node = yield from make_node_steps(port, value, record)
         synthetic = isinstance(port, spec.Image) and port.synthetic
         provenance.write(node, record, facts, port.name, synthetic)
         _place(node, record)
@@ -41,16 +42,21 @@ def present(
 
 
 def make_node(port: spec.Port, value: Any, record: RunRecord) -> Any:
+    """The node of one output, in the scene."""
+    return steps.finish(make_node_steps(port, value, record))
+
+
+def make_node_steps(port: spec.Port, value: Any, record: RunRecord) -> Steps:
     name = f"{record.reference_name} {port.title}"
     if isinstance(port, spec.Image) and port.synthetic:
         name += " " + _("(synthetic)")
     name = slicer.mrmlScene.GenerateUniqueName(name)
     if isinstance(port, (spec.LabelMap, spec.Mask)):
-        return _segmentation(port, value, name, record)
+        return (yield from _segmentation(port, value, name, record))
     if isinstance(port, (spec.Image, spec.Probability)):
         if isinstance(value, (list, tuple)):
-            return _sequence(port, value, name)
-        return _volume(port, value, name)
+            return (yield from _sequence(port, value, name))
+        return (yield from _volume(port, value, name))
     return MAKERS[type(port)](port, value, name)
 
 
@@ -61,18 +67,18 @@ def _add(node_class: str, name: str) -> Any:
 # ------------------------------------------------------------------------------------------------------------- volumes
 
 
-def _volume(port: spec.Port, image: sitk.Image, name: str) -> Any:
-    node = _volume_node(image, name)
+def _volume(port: spec.Port, image: sitk.Image, name: str) -> Steps:
+    node = yield from _volume_node(image, name)
     slicer.mrmlScene.AddNode(node)
     _display_volume(port, node)
     return node
 
 
-def _volume_node(image: sitk.Image, name: str) -> Any:
+def _volume_node(image: sitk.Image, name: str) -> Steps:
     colour = image.GetNumberOfComponentsPerPixel() > 1
     node = slicer.vtkMRMLVectorVolumeNode() if colour else slicer.vtkMRMLScalarVolumeNode()
     node.SetName(name)
-    node_bridge.fill_volume(node, image)
+    yield from node_bridge.fill_volume_steps(node, image)
     return node
 
 
@@ -95,13 +101,14 @@ def _display_volume(port: spec.Port, node: Any) -> None:
         display.SetWindowLevelMinMax(*DISPLAY_RANGES[unit])
 
 
-def _sequence(port: spec.Port, images: list[sitk.Image], name: str) -> Any:
+def _sequence(port: spec.Port, images: list[sitk.Image], name: str) -> Steps:
     """A sequence with a browser, so that the frames play in the views."""
     sequence = _add("vtkMRMLSequenceNode", name)
     sequence.SetIndexName("frame")
     sequence.SetIndexUnit("")
     for index, image in enumerate(images):
-        sequence.SetDataNodeAtValue(_volume_node(image, name), str(index))
+        frame = yield from _volume_node(image, name)
+        sequence.SetDataNodeAtValue(frame, str(index))
     browser = _add("vtkMRMLSequenceBrowserNode", name + " browser")
     browser.AddSynchronizedSequenceNodeID(sequence.GetID())
     proxy = browser.GetProxyNode(sequence)
@@ -124,12 +131,12 @@ def terminology_entry(terminology: spec.Terminology) -> str:
     return "~".join([*parts, REGION_CONTEXT if t.region else "", text(t.region), text(t.region_modifier)])
 
 
-def _segmentation(port: spec.Port, image: sitk.Image, name: str, record: RunRecord) -> Any:
+def _segmentation(port: spec.Port, image: sitk.Image, name: str, record: RunRecord) -> Steps:
     """All segments share the one label image, as after an import, but without counting each label's extent."""
     node = slicer.mrmlScene.CreateNodeByClass("vtkMRMLSegmentationNode")
     node.UnRegister(None)
     node.SetName(name)
-    oriented = node_bridge.oriented_image_of(image)
+    oriented = yield from node_bridge.oriented_image_steps(image)
     segmentation = node.GetSegmentation()
     binary = slicer.vtkSegmentationConverter.GetSegmentationBinaryLabelmapRepresentationName()
     set_source = getattr(segmentation, "SetSourceRepresentationName", None) or segmentation.SetMasterRepresentationName

@@ -37,7 +37,10 @@ def run(
     return lambda: stopped.append(True)
 
 
-def finish(work: Iterator[None]) -> None:
-    """All steps at once, for scripts and tests."""
-    for _step in work:
-        pass
+def finish(work: Iterator[Any]) -> Any:
+    """All steps at once, where a pause does not matter; returns what the generator returns."""
+    while True:
+        try:
+            next(work)
+        except StopIteration as end:
+            return end.value

@@ -219,7 +219,7 @@ def test_points_planes_boxes_go_there_and_back(scene):
 
 def test_tables_transforms_and_bytes_go_there_and_back(scene):
     from medgen import spec
-    from MedGenSlicerLib import node_bridge
+    from MedGenSlicerLib import node_bridge, steps
 
     table = scene.AddNewNodeByClass("vtkMRMLTableNode")
     node_bridge.fill_table(table, {"x": [1.5, 2.5], "name": ["a", "b"]})
@@ -228,7 +228,7 @@ def test_tables_transforms_and_bytes_go_there_and_back(scene):
     matrix = np.eye(4)
     matrix[:3, :3], matrix[:3, 3] = rotation(2), (1, 2, 3)
     node_bridge.fill_transform(transform, matrix.tolist())
-    assert np.allclose(node_bridge.value_of(spec.Transform("t", "T"), [transform], None), matrix)
+    assert np.allclose(steps.finish(node_bridge.value_steps(spec.Transform("t", "T"), [transform], None)), matrix)
     text = scene.AddNewNodeByClass("vtkMRMLTextNode")
     node_bridge.fill_blob(text, bytes(range(256)))
     assert node_bridge.blob(text) == bytes(range(256))

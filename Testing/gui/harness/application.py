@@ -65,6 +65,7 @@ class Application(QtWidgets.QApplication):
             logic.SetMRMLScene(scene)
             setattr(slicer.modules, name, CoreModule(name, logic))
         scene.AddObserver(slicer.vtkMRMLScene.NodeAddedEvent, _add_to_hierarchy)
+        scene.AddObserver(slicer.vtkMRMLScene.NodeAboutToBeRemovedEvent, _remove_from_hierarchy)
         slicer.vtkMRMLSliceNode.AddDefaultSliceOrientationPresets(scene)
         self._layout = LayoutManager(scene, self._logic)
 
@@ -153,6 +154,14 @@ def _add_to_hierarchy(scene, _event, node) -> None:
     )
     if any(node.IsA(cls) for cls in data) and not node.IsA("vtkMRMLCameraNode") and not node.GetHideFromEditors():
         hierarchy.CreateItem(hierarchy.GetSceneItemID(), node)
+
+
+@vtk.calldata_type(vtk.VTK_OBJECT)
+def _remove_from_hierarchy(scene, _event, node) -> None:
+    hierarchy = scene.GetSubjectHierarchyNode()
+    item = hierarchy.GetItemByDataNode(node) if hierarchy is not None and not scene.IsClosing() else 0
+    if item:
+        hierarchy.RemoveItem(item, False, False)
 
 
 def _four_up_xml() -> str:
