@@ -88,9 +88,10 @@ def make_environment(folder: Path, extras: Sequence[str] = (), report: Callable[
     folder = folder.resolve()
     python = environment_python(folder)
     stamp = folder / STAMP
-    wanted = _fingerprint(extras)
-    if stamp.is_file() and stamp.read_text(encoding="utf-8") == wanted and _probe(python):
+    had = _stamped_extras(stamp)
+    if had is not None and had.issuperset(extras) and _probe(python):
         return python
+    extras = sorted({*extras, *(had or ())})  # what one command needs, another must not lose
     gpus = nvidia_names()
     _check_disk(folder, "gpu" if gpus else "cpu")
     _make_venv(folder, python, report)
@@ -99,7 +100,7 @@ def make_environment(folder: Path, extras: Sequence[str] = (), report: Callable[
     _install_torch(python, torch, bool(gpus), report)
     report("Installing the other packages")
     _pip(python, requirements, report, "The packages could not be installed")
-    stamp.write_text(wanted, encoding="utf-8")
+    stamp.write_text(json.dumps({"made_for": _fingerprint(), "extras": extras}), encoding="utf-8")
     report(f"Ready: {python}")
     return python
 
@@ -282,15 +283,18 @@ def _ask(command: list[str], text: str = "") -> Optional[str]:
     return answer.stdout.strip() if answer.returncode == 0 else None
 
 
-def _fingerprint(extras: Sequence[str]) -> str:
+def _fingerprint() -> list[str]:
     """Changes when the environment must be looked at again: other requirements, another kind of machine."""
-    parts = [
-        hashlib.sha256(PROJECT_FILE.read_bytes()).hexdigest(),
-        *sorted(extras),
-        platform.machine(),
-        str(nvidia_names()),
-    ]
-    return json.dumps(parts)
+    return [hashlib.sha256(PROJECT_FILE.read_bytes()).hexdigest(), platform.machine(), str(nvidia_names())]
+
+
+def _stamped_extras(stamp: Path) -> Optional[set[str]]:
+    """The extras that a finished environment holds; None where it is unfinished or was made for something else."""
+    try:
+        said = json.loads(stamp.read_text(encoding="utf-8"))
+        return set(said["extras"]) if said["made_for"] == _fingerprint() else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _check_disk(folder: Path, kind: str) -> None:

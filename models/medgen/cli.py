@@ -1,0 +1,362 @@
+"""The command line. Errors are one sentence on stderr; exit code 2 for bad input, 1 for a failure, 130 after Ctrl-C."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal, NoReturn
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from medgen.catalogue import find_method, load_catalogue
+from medgen.errors import BadInput, MedGenError
+from medgen.exchange.commands import export_app
+from medgen.spec import MethodSpec, Parameter
+
+app = typer.Typer(
+    help="Generative and segmentation models for medical images. Research only: nothing here is approved for treatment.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.add_typer(export_app, name="export")
+say = Console(stderr=True, highlight=False)
+out = Console(highlight=False, soft_wrap=True)
+ROOT = Path(__file__).resolve().parents[2]
+BENCHMARKS = Path(__file__).with_name("benchmarks")
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
+Quick = Annotated[bool, typer.Option("--quick", help="The short form, for CI.")]
+Folder = Annotated[Path, typer.Option("--out", "-o", help="Folder for the results; made if it is not there.")]
+
+
+@app.callback()
+def everything(debug: Annotated[bool, typer.Option(help="Show the traceback of an error.")] = False) -> None:
+    if debug:
+        os.environ["MEDGEN_DEBUG"] = "1"
+
+
+# ------------------------------------------------------------------------------------------------------------ methods
+
+
+@app.command()
+def methods(as_json: Json = False) -> None:
+    """The catalogue."""
+    catalogue = {name: spec for name, spec in load_catalogue().items() if spec.family != "test"}
+    if as_json:
+        print(json.dumps([describe(spec) for spec in catalogue.values()], indent=1))
+        return
+    table = Table("Method", "What it does", "Family", "Inputs", "Paper", box=None)
+    for spec in catalogue.values():
+        inputs = ", ".join(port.name + ("" if port.required else "?") for port in spec.inputs)
+        table.add_row(
+            spec.id, spec.summary, spec.family, inputs, f"{spec.paper.authors.split(',')[0]} {spec.paper.year}"
+        )
+    out.print(table)
+
+
+def describe(spec: MethodSpec) -> dict[str, Any]:
+    """A method's declaration as plain JSON."""
+
+    def parameter(p: Parameter) -> dict[str, Any]:
+        shown = {k: v for k, v in vars(p).items() if v not in ("", float("inf"), float("-inf"))}
+        return {"kind": type(p).__name__.lower(), **{k: dict(v) if k == "options" else v for k, v in shown.items()}}
+
+    return {
+        "id": spec.id,
+        "title": spec.title,
+        "summary": spec.summary,
+        "family": spec.family,
+        "version": spec.version,
+        "paper": spec.paper.citation,
+        "licence": spec.licence,
+        "intended_use": spec.intended_use,
+        "warnings": list(spec.warnings),
+        "modalities": list(spec.modalities),
+        "body_parts": list(spec.body_parts),
+        "inputs": [
+            {"kind": type(p).__name__, "name": p.name, "title": p.title, "required": p.required} for p in spec.inputs
+        ],
+        "outputs": [{"kind": type(p).__name__, "name": p.name, "title": p.title} for p in spec.outputs],
+        "parameters": [parameter(p) for p in spec.parameters],
+        "weights": list(spec.weights),
+    }
+
+
+def pairs(given: list[str], what: str) -> dict[str, str]:
+    """['a=1', ...] to {'a': '1', ...}. Raises BadInput."""
+    found: dict[str, str] = {}
+    for text in given:
+        name, equals, value = text.partition("=")
+        if not equals or not name or not value:
+            raise BadInput(f"Write {what} as NAME=VALUE, not '{text}'.")
+        if name in found:
+            raise BadInput(f"{what.capitalize()} '{name}' is given twice.")
+        found[name] = value
+    return found
+
+
+@app.command()
+def run(
+    method: Annotated[str, typer.Argument(help="A method's id; `medgen methods` lists them.")],
+    folder: Folder,
+    inputs: Annotated[list[str], typer.Option("--input", "-i", help="name=FILE, once for each input.")],
+    parameters: Annotated[list[str] | None, typer.Option("--parameter", "-p", help="name=value.")] = None,
+    weights: Annotated[str | None, typer.Option(help="A weights file other than the method's own.")] = None,
+    seed: Annotated[int, typer.Option(help="Of every random draw.")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda:0 ...")] = "auto",
+) -> None:
+    """Run a method on files: NIfTI, NRRD, MHA, PNG or a DICOM folder in; results into a folder."""
+    from medgen.running import Case, read_case, run_case
+    from medgen.worker.local import LocalWorker
+
+    spec = find_method(method)
+    files = {name: Path(value) for name, value in pairs(inputs, "an input").items()}
+    case = Case(files, pairs(parameters or [], "a parameter"), seed, device, weights)
+    request, doubts = read_case(spec, case)
+    for warning in doubts:
+        say.print(f"Doubtful: {warning.sentence}", style="yellow", markup=False)
+    with LocalWorker() as worker, JobBar(spec.title) as bar:
+        written = run_case(spec, request, folder, worker, bar.show)
+    for path in written:
+        out.print(str(path), markup=False)
+    for sentence in spec.warnings:
+        say.print(f"Note: {sentence}", markup=False)
+
+
+class JobBar:
+    """A progress bar that follows a job's events."""
+
+    def __init__(self, title: str) -> None:
+        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:3.0f} %"))
+        self.progress = Progress(*columns, TimeElapsedColumn(), TextColumn("{task.fields[left]}"), console=say)
+        self.task = self.progress.add_task(title, total=1.0, left="")
+
+    def __enter__(self) -> JobBar:
+        self.progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.progress.stop()
+
+    def show(self, event: Any) -> None:
+        from medgen.worker.jobs import JobFinished, JobNotice, JobProgress
+
+        if isinstance(event, JobProgress):
+            left = "" if event.remaining_seconds is None else f"about {event.remaining_seconds:.0f} s left"
+            text = event.stage + (f": {event.message}" if event.message else "")
+            self.progress.update(self.task, completed=event.fraction, description=text, left=left)
+        elif isinstance(event, JobNotice):
+            self.progress.console.print(event.sentence, style="yellow", markup=False)
+        elif isinstance(event, JobFinished):
+            self.progress.update(self.task, completed=1.0, description="Done", left="")
+
+
+# ---------------------------------------------------------------------------------------- training, proofs, benchmarks
+
+
+def method_module(spec: MethodSpec, name: str, what: str) -> Any:
+    """The module `name` beside the method's code. Raises BadInput where the method has none."""
+    package = spec.run.split(":")[0].rpartition(".")[0]
+    if importlib.util.find_spec(f"{package}.{name}") is None:
+        raise BadInput(f"Method '{spec.id}' has no {what}.")
+    return importlib.import_module(f"{package}.{name}")
+
+
+@app.command()
+def train(
+    method: str,
+    data: Annotated[Path, typer.Option(help="Folder with the training data; the method's README says what it holds.")],
+    folder: Folder,
+    config: Annotated[Literal["smoke", "small", "paper"], typer.Option()] = "small",
+) -> None:
+    """Train a method; started again with the same folder, it goes on where it stopped."""
+    if not data.is_dir():
+        raise BadInput(f"There is no folder '{data}'.")
+    spec = find_method(method)
+    module = method_module(spec, "train", "training of its own")
+    module.train(data, folder, config, progress=TrainingLines())
+    out.print(f"Trained: {folder}", markup=False)
+
+
+class TrainingLines:
+    """Progress of a training as lines."""
+
+    def report(self, stage: str, fraction: float, message: str = "") -> None:
+        say.print(f"{stage} {fraction:6.1%}  {message}", markup=False)
+
+    def log(self, line: str) -> None:
+        say.print(line, markup=False)
+
+    notice = log
+
+    def raise_if_cancelled(self) -> None:
+        pass
+
+
+@app.command()
+def prove(
+    method: Annotated[str | None, typer.Argument()] = None,
+    every: Annotated[bool, typer.Option("--all", help="Every method that has a proof.")] = False,
+    quick: Quick = False,
+    full: Annotated[bool, typer.Option("--full", help="The long form, for a GPU.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Check a paper's claims: quantity, baseline, margin, PASS or FAIL."""
+    mode = "quick" if quick else "full" if full else "normal"
+    if every == (method is not None):
+        raise BadInput("Name one method, or say --all.")
+    reports = [module.prove(mode) for module in (all_proofs() if every else [_proof(method or "")])]
+    if as_json:
+        print(json.dumps(reports if every else reports[0], indent=1))
+    for report in [] if as_json else reports:
+        show_proof(report)
+    sys.exit(0 if all(report["passed"] for report in reports) else 1)
+
+
+def _proof(method: str) -> Any:
+    return method_module(find_method(method), "proof", "proof")
+
+
+def all_proofs() -> list[Any]:
+    found = {}
+    for spec in load_catalogue().values():
+        package = spec.run.split(":")[0].rpartition(".")[0]
+        if importlib.util.find_spec(f"{package}.proof"):
+            found[package] = importlib.import_module(f"{package}.proof")
+    return list(found.values())
+
+
+def show_proof(report: dict[str, Any]) -> None:
+    table = Table("Check", "Value", "Baseline", "Margin", "", box=None, title=report["method"], title_justify="left")
+    for check in report["checks"]:
+        verdict = "[green]PASS[/]" if check["passed"] else "[red]FAIL[/]"
+        figures = [_short(check[key]) for key in ("value", "baseline", "margin")]
+        table.add_row(check["name"], *figures, verdict)
+    out.print(table)
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else "" if value is None else str(value)
+
+
+@app.command()
+def bench(
+    name: Annotated[str | None, typer.Argument(help="Left out: all of them.")] = None,
+    quick: Quick = False,
+    as_json: Json = False,
+) -> None:
+    """Measure speed, memory and endurance."""
+    known = sorted(p.stem for p in BENCHMARKS.glob("*.py") if "def run(" in p.read_text("utf-8"))
+    if name is not None and name not in known:
+        raise BadInput(f"There is no benchmark '{name}' (there is: {', '.join(known)}).")
+    reports = [importlib.import_module(f"medgen.benchmarks.{n}").run(quick) for n in ([name] if name else known)]
+    if as_json:
+        print(json.dumps(reports[0] if name else reports, indent=1))
+    for report in [] if as_json else reports:
+        table = Table("", "", box=None, title=f"{report['name']}: {'PASS' if report['passed'] else 'FAIL'}")
+        for key, value in report["details"].items():
+            table.add_row(key, _short(value))
+        out.print(table)
+    sys.exit(0 if all(report["passed"] for report in reports) else 1)
+
+
+# ------------------------------------------------------------------------------------------- demo, tests, environment
+
+
+@app.command()
+def demo(folder: Folder = Path("demo-output")) -> None:
+    """The main job on a real image: segment the MNI152 head, write results and pictures."""
+    from medgen.demo import run_demo
+    from medgen.worker.local import LocalWorker
+
+    with LocalWorker() as worker, JobBar("Head MR") as bar:
+        files = run_demo(folder, worker, bar.show)
+    out.print("Everything lies here:")
+    for path, what in files.items():
+        out.print(f"  {path}  {what}", markup=False)
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def test(
+    context: typer.Context,
+    slow: Annotated[bool, typer.Option(help="The tests that take minutes, too.")] = False,
+) -> None:
+    """All tests: style, types, behaviour. What follows is passed on to pytest."""
+    import subprocess
+
+    python = [sys.executable, "-m"]
+    steps = [
+        [*python, "ruff", "check"],
+        [*python, "ruff", "format", "--check"],
+        [*python, "mypy"],
+        [*python, "pytest", *(["-m", ""] if slow else []), *context.args],
+    ]
+    environment = {**os.environ, "QT_QPA_PLATFORM": "offscreen"}
+    codes = [subprocess.run(step, cwd=ROOT, env=environment, check=False).returncode for step in steps]
+    sys.exit(next((code for code in codes if code), 0))
+
+
+@app.command()
+def setup(
+    folder: Annotated[Path | None, typer.Option(help="Where; default: the user's data folder.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Make, check or repair the Python environment of the worker that 3D Slicer uses."""
+    from medgen.environment import default_environment_folder, environment_status, make_environment
+
+    folder = folder or default_environment_folder()
+    make_environment(folder, report=lambda line: say.print(line, markup=False))
+    status = environment_status(folder)
+    print(json.dumps(status, indent=1, default=str) if as_json else status["sentence"])
+
+
+@app.command()
+def worker() -> None:
+    """The background process itself: JSON lines on standard input and output."""
+    from medgen.worker.server import main as serve
+
+    sys.exit(serve())
+
+
+@app.command()
+def screenshots(folder: Annotated[Path, typer.Option("--out", "-o")] = ROOT / "Resources" / "Screenshots") -> None:
+    """Draw every panel and a result, for the documentation."""
+    import subprocess
+
+    script = ROOT / "Testing" / "gui" / "screenshots.py"
+    environment = {**os.environ, "QT_QPA_PLATFORM": "offscreen"}
+    sys.exit(subprocess.run([sys.executable, str(script), str(folder)], env=environment, check=False).returncode)
+
+
+# ---------------------------------------------------------------------------------------------------------- entry point
+
+
+def main() -> NoReturn:
+    try:
+        app()
+    except MedGenError as error:
+        _fail(error, str(error), error.exit_code)
+    except KeyboardInterrupt as interrupt:
+        _fail(interrupt, "Cancelled.", 130)
+    except ImportError as error:
+        _fail(error, f"The Python package '{error.name}' is missing; run `medgen setup`.", 1)
+    sys.exit(0)
+
+
+def _fail(error: BaseException, sentence: str, code: int) -> NoReturn:
+    if os.environ.get("MEDGEN_DEBUG"):
+        say.print_exception()
+    print(sentence, file=sys.stderr)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()
