@@ -1,4 +1,5 @@
-"""Finding the methods: the folders under medgen/methods, and the entry points `medgen.methods` of other packages.
+"""Finding the methods: the folders under medgen/methods, the entry points `medgen.methods` of other packages, and the
+models that the user imported.
 
 Standard library only and Python 3.9, since Slicer imports this file at start-up. Each `methods/<id>/spec.py` has a
 tuple `SPECS` of MethodSpec; an entry point names an object that is such a tuple.
@@ -15,6 +16,7 @@ from typing import Any
 
 import medgen.methods
 from medgen.errors import BadInput
+from medgen.imported import imported_specs
 from medgen.spec import MethodSpec
 
 ENTRY_POINT_GROUP = "medgen.methods"
@@ -41,7 +43,7 @@ def _third_party_specs() -> list[MethodSpec]:
 def load_catalogue() -> dict[str, MethodSpec]:
     """Every method by id, in alphabetical order. Raises BadInput when two packages claim one id."""
     catalogue: dict[str, MethodSpec] = {}
-    for spec in sorted(_own_specs() + _third_party_specs(), key=lambda s: s.id):
+    for spec in sorted(_own_specs() + _third_party_specs() + imported_specs(), key=lambda s: s.id):
         if spec.id in catalogue:
             raise BadInput(f"Two installed packages both provide a method called '{spec.id}'.")
         catalogue[spec.id] = spec

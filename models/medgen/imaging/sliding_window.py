@@ -232,7 +232,7 @@ class _Blend:
         if self.reduce == "argmax":  # the same before and after the division by the weights' sum
             values = sums.argmax(0) if sums.shape[0] > 1 else sums[0] > 0
         else:
-            values = sums.div_(norms.clamp_(min=1e-6))
+            values = sums.div_(norms.masked_fill_(norms == 0, 1))
             if self.reduce == "probability":
                 values = values.softmax(0) if sums.shape[0] > 1 else values.sigmoid()
         face = tuple(slice(low, high) for low, high in self.box[1:])

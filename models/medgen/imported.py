@@ -1,0 +1,84 @@
+"""Methods that the user added: other people's trained models, each declared by a JSON file in the user's data folder.
+
+Standard library only and Python 3.9, since the catalogue (and so Slicer) reads them. The importers in `medgen.exchange`
+write them: `user_data_folder()/imported/<id>.json` beside `user_data_folder()/Weights/<id>/`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import re
+from pathlib import Path
+from typing import Any
+
+from medgen import spec as s
+from medgen.errors import BadInput
+from medgen.weights import user_data_folder
+
+# a declaration names one of these: a file in the data folder must not make other code run
+RUNS = ("medgen.exchange.nnunet:run", "medgen.exchange.monai_bundle:run")
+TYPES = {t.__name__: t for t in (s.Image, s.LabelMap, s.Float, s.Int, s.Bool, s.Choice, s.Text)}
+
+
+def imported_folder() -> Path:
+    return user_data_folder() / "imported"
+
+
+def method_id(prefix: str, name: str) -> str:
+    """A catalogue key from any name: lower case letters, digits and underscores."""
+    words = re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")
+    return f"{prefix}_{words or 'model'}"[:80]
+
+
+def _plain(part: Any) -> dict[str, Any]:
+    return {"type": type(part).__name__, **dataclasses.asdict(part)}
+
+
+def write_declaration(spec: s.MethodSpec) -> Path:
+    """Makes the method known to the catalogue. Raises BadInput if it names a run that is not one of RUNS."""
+    if spec.run not in RUNS:
+        raise BadInput(f"An imported method cannot run '{spec.run}'.")
+    data = {f.name: getattr(spec, f.name) for f in dataclasses.fields(spec) if f.name != "fitness"}
+    data["paper"] = dataclasses.asdict(spec.paper)
+    for key in ("inputs", "outputs", "parameters"):
+        data[key] = [_plain(part) for part in data[key]]
+    path = imported_folder() / f"{spec.id}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(data, indent=1), encoding="utf-8")
+    part.replace(path)
+    return path
+
+
+def _part(data: dict[str, Any]) -> Any:
+    values = dict(data)
+    part = TYPES[values.pop("type")]
+    if "labels" in values:
+        values["labels"] = tuple(s.Label(x["value"], x["name"], tuple(x["colour"])) for x in values["labels"])
+    return part(**values)
+
+
+def _read(path: Path) -> s.MethodSpec:
+    data = json.loads(path.read_text(encoding="utf-8"))
+    if data["run"] not in RUNS or data["id"] != path.stem:
+        raise ValueError("not a declaration of this project")
+    data["paper"] = s.Paper(**data["paper"])
+    for key in ("inputs", "outputs", "parameters"):
+        data[key] = tuple(_part(part) for part in data[key])
+    for key in ("warnings", "modalities", "body_parts", "weights"):
+        data[key] = tuple(data[key])
+    return s.MethodSpec(**data)
+
+
+def imported_specs() -> list[s.MethodSpec]:
+    """Every readable declaration; a damaged one is passed over with a line in the log, so that the others stay
+    usable."""
+    found = []
+    for path in sorted(imported_folder().glob("*.json")):
+        try:
+            found.append(_read(path))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            logging.getLogger("medgen").warning("The imported model %s cannot be read: %s", path.name, error)
+    return found
