@@ -2,6 +2,8 @@
 
     head = load_head(1)                                   # or analytic_head(rng): needs no data
     mr = render_mr(head, "T1", rng)                       # or T1c, T1se, T2, PD, FLAIR, random
+    sick, lesion_mask = insert_lesions(head, "wmh", rng)  # then render_mr(sick, "FLAIR", rng)
+    other = deform_labels(head, random_deformation(head, rng))
     ct, spr, (water, fat) = render_ct(head, rng), render_spr(head, rng), render_dixon(head, rng)
 
 Label maps and images are SimpleITK images (arrays [z, y, x], LPS, spacing in mm); every draw comes from the
@@ -21,6 +23,8 @@ from medgen.imaging.phantoms.anatomy import (
     resample_labels,
     strip_skull,
 )
+from medgen.imaging.phantoms.deformation import deform_labels, random_deformation
+from medgen.imaging.phantoms.lesions import insert_lesions
 from medgen.imaging.phantoms.render import (
     Scan,
     random_contrast,
@@ -39,9 +43,12 @@ __all__ = [
     "analytic_head",
     "crop_to_head",
     "deface",
+    "deform_labels",
+    "insert_lesions",
     "load_head",
     "part_fat",
     "random_contrast",
+    "random_deformation",
     "random_scan",
     "read_head",
     "render_ct",

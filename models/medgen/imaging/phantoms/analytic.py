@@ -1,7 +1,7 @@
 """A head of ellipsoids and tubes with the labels of the real maps, for machines that have no label maps.
 
-Painted back to front: later shapes cover earlier ones. Coordinates in mm: x to the left, y to the back, z up, the origin
-in the middle of the cerebrum. Shapes with x > 0 are painted on both sides, the right side with its own label.
+Painted back to front: later shapes cover earlier ones. Coordinates in mm: x to the left, y to the back, z up, from the
+middle of the cerebrum. Shapes with x > 0 are painted on both sides, the right side with its own label.
 """
 
 from __future__ import annotations

@@ -116,7 +116,7 @@ def resample_labels(labels: sitk.Image, spacing_mm: float | Sequence[float]) -> 
 
 
 def crop_to_head(labels: sitk.Image, margin_mm: float = 8.0) -> sitk.Image:
-    """The box round all that is not air, plus a margin where the volume has it: about half the voxels of a 256^3 head."""
+    """The box round all that is not air, plus a margin where the volume has it: half the voxels of a 256^3 head."""
     array = sitk.GetArrayViewFromImage(labels)
     window = []
     for axis, spacing in zip((2, 1, 0), labels.GetSpacing()):
