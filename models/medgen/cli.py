@@ -7,13 +7,16 @@ import importlib.util
 import json
 import os
 import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
+from rich.table import Column, Table
 
 from medgen.catalogue import find_method, load_catalogue
 from medgen.errors import BadInput, MedGenError
@@ -21,7 +24,7 @@ from medgen.exchange.commands import export_app
 from medgen.spec import MethodSpec, Parameter
 
 app = typer.Typer(
-    help="Generative and segmentation models for medical images. Research only: nothing here is approved for treatment.",
+    help="Generative and segmentation models for medical images. Nothing here is approved for treatment.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -38,9 +41,22 @@ Folder = Annotated[Path, typer.Option("--out", "-o", help="Folder for the result
 
 
 @app.callback()
-def everything(debug: Annotated[bool, typer.Option(help="Show the traceback of an error.")] = False) -> None:
-    if debug:
-        os.environ["MEDGEN_DEBUG"] = "1"
+def everything(debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False) -> None:
+    """`--debug` may stand anywhere: `main` takes it out before typer looks."""
+
+
+@contextmanager
+def quiet_stdout() -> Iterator[None]:
+    """What libraries print meanwhile, in C too, goes to stderr: standard output is for the result alone."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
 # ------------------------------------------------------------------------------------------------------------ methods
@@ -53,12 +69,10 @@ def methods(as_json: Json = False) -> None:
     if as_json:
         print(json.dumps([describe(spec) for spec in catalogue.values()], indent=1))
         return
-    table = Table("Method", "What it does", "Family", "Inputs", "Paper", box=None)
+    table = Table(Column("Method", no_wrap=True), "What it does", "Inputs (? optional)", "Paper", box=None)
     for spec in catalogue.values():
         inputs = ", ".join(port.name + ("" if port.required else "?") for port in spec.inputs)
-        table.add_row(
-            spec.id, spec.summary, spec.family, inputs, f"{spec.paper.authors.split(',')[0]} {spec.paper.year}"
-        )
+        table.add_row(spec.id, spec.summary, inputs, f"{spec.paper.authors.split(',')[0]} {spec.paper.year}")
     out.print(table)
 
 
@@ -107,18 +121,21 @@ def pairs(given: list[str], what: str) -> dict[str, str]:
 def run(
     method: Annotated[str, typer.Argument(help="A method's id; `medgen methods` lists them.")],
     folder: Folder,
-    inputs: Annotated[list[str], typer.Option("--input", "-i", help="name=FILE, once for each input.")],
+    inputs: Annotated[list[str] | None, typer.Option("--input", "-i", help="name=FILE, once for each input.")] = None,
     parameters: Annotated[list[str] | None, typer.Option("--parameter", "-p", help="name=value.")] = None,
     weights: Annotated[str | None, typer.Option(help="A weights file other than the method's own.")] = None,
     seed: Annotated[int, typer.Option(help="Of every random draw.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda:0 ...")] = "auto",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier result in the folder.")] = False,
 ) -> None:
     """Run a method on files: NIfTI, NRRD, MHA, PNG or a DICOM folder in; results into a folder."""
-    from medgen.running import Case, read_case, run_case
+    from medgen.running import PROVENANCE, Case, read_case, run_case
     from medgen.worker.local import LocalWorker
 
     spec = find_method(method)
-    files = {name: Path(value) for name, value in pairs(inputs, "an input").items()}
+    if (folder / PROVENANCE).exists() and not overwrite:
+        raise BadInput(f"'{folder}' holds an earlier result; choose another folder, or say --overwrite.")
+    files = {name: Path(value) for name, value in pairs(inputs or [], "an input").items()}
     case = Case(files, pairs(parameters or [], "a parameter"), seed, device, weights)
     request, doubts = read_case(spec, case)
     for warning in doubts:
@@ -213,7 +230,8 @@ def prove(
     mode = "quick" if quick else "full" if full else "normal"
     if every == (method is not None):
         raise BadInput("Name one method, or say --all.")
-    reports = [module.prove(mode) for module in (all_proofs() if every else [_proof(method or "")])]
+    with quiet_stdout():
+        reports = [module.prove(mode) for module in (all_proofs() if every else [_proof(method or "")])]
     if as_json:
         print(json.dumps(reports if every else reports[0], indent=1))
     for report in [] if as_json else reports:
@@ -257,7 +275,8 @@ def bench(
     known = sorted(p.stem for p in BENCHMARKS.glob("*.py") if "def run(" in p.read_text("utf-8"))
     if name is not None and name not in known:
         raise BadInput(f"There is no benchmark '{name}' (there is: {', '.join(known)}).")
-    reports = [importlib.import_module(f"medgen.benchmarks.{n}").run(quick) for n in ([name] if name else known)]
+    with quiet_stdout():
+        reports = [importlib.import_module(f"medgen.benchmarks.{n}").run(quick) for n in ([name] if name else known)]
     if as_json:
         print(json.dumps(reports[0] if name else reports, indent=1))
     for report in [] if as_json else reports:
@@ -318,12 +337,11 @@ def setup(
     print(json.dumps(status, indent=1, default=str) if as_json else status["sentence"])
 
 
-@app.command()
-def worker() -> None:
-    """The background process itself: JSON lines on standard input and output."""
-    from medgen.worker.server import main as serve
-
-    sys.exit(serve())
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def worker(context: typer.Context) -> None:
+    """The background process itself: JSON lines on standard input and output, with the arguments of its client."""
+    script = Path(__file__).with_name("worker") / "__main__.py"
+    os.execv(sys.executable, [sys.executable, "-I", str(script), *context.args])
 
 
 @app.command()
@@ -340,20 +358,25 @@ def screenshots(folder: Annotated[Path, typer.Option("--out", "-o")] = ROOT / "R
 
 
 def main() -> NoReturn:
+    debug = "--debug" in sys.argv
+    arguments = [word for word in sys.argv[1:] if word != "--debug"]
     try:
-        app()
+        app(arguments, prog_name="medgen")
     except MedGenError as error:
-        _fail(error, str(error), error.exit_code)
+        _fail(error, str(error), error.exit_code, debug)
     except KeyboardInterrupt as interrupt:
-        _fail(interrupt, "Cancelled.", 130)
-    except ImportError as error:
-        _fail(error, f"The Python package '{error.name}' is missing; run `medgen setup`.", 1)
+        _fail(interrupt, "Cancelled.", 130, debug)
+    except ModuleNotFoundError as error:
+        _fail(error, f"The Python package '{error.name}' is missing; run `medgen setup`.", 1, debug)
+    except Exception as error:
+        sentence = f"This failed inside MedGen ({type(error).__name__}: {error}); --debug shows where."
+        _fail(error, sentence, 1, debug)
     sys.exit(0)
 
 
-def _fail(error: BaseException, sentence: str, code: int) -> NoReturn:
-    if os.environ.get("MEDGEN_DEBUG"):
-        say.print_exception()
+def _fail(error: BaseException, sentence: str, code: int, debug: bool) -> NoReturn:
+    if debug:
+        traceback.print_exception(error)
     print(sentence, file=sys.stderr)
     sys.exit(code)
 

@@ -109,7 +109,7 @@ def read_value(port: s.Port, path: Path) -> tuple[Any, str]:
         image, modality = read_image(path)
         if isinstance(port, s.Image) and port.kind == "sequence":
             return frames_of(image), modality
-        return image, modality
+        return (_whole_numbers(image) if isinstance(port, (s.Mask, s.LabelMap)) else image), modality
     if not path.is_file():
         raise BadInput(f"There is no file '{path}'.")
     try:
@@ -120,6 +120,14 @@ def read_value(port: s.Port, path: Path) -> tuple[Any, str]:
         raise BadInput(f"'{path}' may not be read: {error.strerror}.") from error
     except (ValueError, KeyError, IndexError, TypeError, csv.Error) as error:
         raise BadInput(f"'{path}' does not hold what input '{port.name}' ({port.title}) needs.") from error
+
+
+def _whole_numbers(image: sitk.Image) -> sitk.Image:
+    """A label map that a program saved as floating point, as integers again; anything else as it is."""
+    values = sitk.GetArrayViewFromImage(image)
+    if values.dtype.kind != "f" or not np.array_equal(values, np.trunc(values)) or abs(values).max(initial=0) >= 2**15:
+        return image
+    return sitk.Cast(image, sitk.sitkInt16)
 
 
 def frames_of(image: sitk.Image) -> list[sitk.Image]:
@@ -135,10 +143,10 @@ def write_image(image: sitk.Image, path: Path) -> None:
     """Writes and reads back: on a full disk ITK cuts NIfTI files short without a word. Raises OSError."""
     try:
         sitk.WriteImage(image, str(path), useCompression=True)
-        written = sitk.GetArrayViewFromImage(sitk.ReadImage(str(path)))
+        written = sitk.ReadImage(str(path))
     except RuntimeError as error:
         raise OSError(f"'{path.name}' could not be written") from error
-    if not np.array_equal(written, sitk.GetArrayViewFromImage(image), equal_nan=True):
+    if not np.array_equal(sitk.GetArrayViewFromImage(written), sitk.GetArrayViewFromImage(image), equal_nan=True):
         raise OSError(f"'{path.name}' was cut short while it was written")
 
 

@@ -294,7 +294,7 @@ class WorkerClient:
     def _fail_all(self, sentence: str) -> None:
         while self._queue:
             job = self._queue.popleft()
-            self._end(job, FAILED, JobFailed(job.id, "worker", sentence))
+            self._end(job, FAILED, JobFailed(job.id, "setup" if self._refusal else "worker", sentence))
 
     # ------------------------------------------------------------------------------------------------------------- jobs
 

@@ -8,7 +8,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import medgen
 from medgen.catalogue import load_run
@@ -107,11 +107,15 @@ def _is_gpu_memory(error: Exception) -> bool:
     return torch is not None and isinstance(error, torch.OutOfMemoryError)
 
 
+def lacks_package(error: BaseException) -> TypeGuard[ModuleNotFoundError]:
+    return isinstance(error, ModuleNotFoundError) and not str(error.name).startswith("medgen")
+
+
 def failure_sentence(error: BaseException) -> str:
     """What the user reads of any exception; the traceback goes to the log."""
     if isinstance(error, MedGenError):
         return str(error)
-    if isinstance(error, ModuleNotFoundError) and not str(error.name).startswith("medgen"):
+    if lacks_package(error):
         return f"The worker's Python lacks the package '{error.name}': run 'medgen setup' to repair it."
     if isinstance(error, MemoryError) or "not enough memory" in str(error) or "can't allocate memory" in str(error):
         return "The computer ran out of memory: close other programs, or use a smaller image or region."

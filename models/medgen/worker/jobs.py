@@ -110,7 +110,8 @@ class JobFinished:
 
 @dataclass(frozen=True)
 class JobFailed:
-    """kind: 'input' (what was given cannot be used), 'failure', or 'worker' (the process could not start or died)."""
+    """kind: 'input' (what was given cannot be used), 'setup' (the worker's Python lacks a package or is of another
+    version), 'failure', or 'worker' (the process could not start or died)."""
 
     job_id: str
     kind: str

@@ -274,7 +274,7 @@ def _outcome(event: Event, interrupted: bool) -> tuple[dict[str, Any], dict[str,
     if isinstance(event, JobCancelled):
         raise Cancelled("The job was cancelled.")
     assert isinstance(event, JobFailed)
-    raise (BadInput if event.kind == "input" else MedGenError)(event.sentence)
+    raise (BadInput if event.kind in ("input", "setup") else MedGenError)(event.sentence)
 
 
 def run_job(

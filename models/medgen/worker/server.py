@@ -29,7 +29,7 @@ from medgen.catalogue import load_catalogue
 from medgen.errors import BadInput, Cancelled, MedGenError
 from medgen.spec import MethodSpec
 from medgen.worker.devices import list_devices, loaded_torch
-from medgen.worker.execution import RecentCache, failure_sentence, run_method
+from medgen.worker.execution import RecentCache, failure_sentence, lacks_package, run_method
 from medgen.worker.protocol import Decoder, encode
 from medgen.worker.transfer import Blocks, drain, pack, sweep, unpack
 
@@ -157,7 +157,8 @@ class Server:
             if not isinstance(error, MedGenError):
                 for line in traceback.format_exc().splitlines():
                     progress.log(line)
-            self.send("failed", job=job, kind="failure", sentence=failure_sentence(error))
+            kind = "setup" if lacks_package(error) else "failure"
+            self.send("failed", job=job, kind=kind, sentence=failure_sentence(error))
         finally:
             self.cancelled.discard(job)
 
