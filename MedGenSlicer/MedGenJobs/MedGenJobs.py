@@ -16,9 +16,10 @@ from slicer.ScriptedLoadableModule import (
 
 if importlib.util.find_spec("MedGenSlicerLib") is None:  # in the source tree it lies one folder up
     sys.path.append(str(Path(__file__).resolve().parents[1]))
-from MedGenSlicerLib import sample_data, widgets
+from MedGenSlicerLib import jobs, sample_data, self_test, widgets
 from MedGenSlicerLib.environment_panel import EnvironmentPanel
 from MedGenSlicerLib.jobs_panel import JobsPanel
+from MedGenSlicerLib.module_widget import MethodModuleLogic
 
 
 class MedGenJobs(ScriptedLoadableModule):
@@ -29,8 +30,8 @@ class MedGenJobs(ScriptedLoadableModule):
         parent.dependencies = []
         parent.contributors = ["MedGenSlicer contributors"]
         parent.helpText = _(
-            "Lists the jobs of all MedGen modules: what runs, waits, has finished or failed. Below: the Python environment "
-            "in which they run, with one button to set it up."
+            "Lists the jobs of all MedGen modules: what runs, waits, has finished or failed. "
+            "Below: the Python environment in which they run, with one button to set it up."
         )
         parent.acknowledgementText = _("Each method names its paper on its card.")
         slicer.app.startupCompleted.connect(sample_data.register)
@@ -58,3 +59,13 @@ class MedGenJobsWidget(ScriptedLoadableModuleWidget):
 
 class MedGenJobsTest(ScriptedLoadableModuleTest):
     """Runs in the application (Reload & Test) and in Testing/gui."""
+
+    def runTest(self):
+        self.test_a_job_goes_through_the_queue()
+
+    def test_a_job_goes_through_the_queue(self):
+        before = len(jobs.controller().tickets)
+        if self_test.run_on_sample(self, MethodModuleLogic(), "identity", "image", {}):
+            ticket = jobs.controller().tickets[-1]
+            self.assertEqual(len(jobs.controller().tickets), before + 1)
+            self.assertEqual(ticket.state, "finished")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import sys
 from pathlib import Path
+from types import MappingProxyType
 
 import slicer
 from slicer.i18n import tr as _
@@ -12,7 +13,7 @@ from slicer.ScriptedLoadableModule import ScriptedLoadableModule, ScriptedLoadab
 
 if importlib.util.find_spec("MedGenSlicerLib") is None:  # in the source tree it lies one folder up
     sys.path.append(str(Path(__file__).resolve().parents[1]))
-from MedGenSlicerLib import sample_data
+from MedGenSlicerLib import method_catalogue, sample_data, self_test
 from MedGenSlicerLib.few_planes import FewPlanes
 from MedGenSlicerLib.module_widget import MethodModuleLogic, MethodModuleWidget
 
@@ -34,7 +35,7 @@ class MedGenSegment(ScriptedLoadableModule):
 
 class MedGenSegmentWidget(MethodModuleWidget):
     families = ("segmentation",)
-    extras = {"multiplanar_unet_few_planes": FewPlanes}
+    extras = MappingProxyType({"multiplanar_unet_few_planes": FewPlanes})
 
 
 class MedGenSegmentLogic(MethodModuleLogic):
@@ -43,3 +44,24 @@ class MedGenSegmentLogic(MethodModuleLogic):
 
 class MedGenSegmentTest(ScriptedLoadableModuleTest):
     """Runs in the application (Reload & Test) and in Testing/gui."""
+
+    def runTest(self):
+        self.test_methods_are_declared()
+        self.test_segmentation_of_the_sample()
+
+    def test_methods_are_declared(self):
+        methods = method_catalogue.of_families(MedGenSegmentWidget.families)
+        self.assertTrue(methods)
+        for method in methods:
+            self.assertTrue(method.title and method.summary and method.intended_use and method.paper.title)
+
+    def test_segmentation_of_the_sample(self):
+        """With the ready weights if they are here, else the way to the worker alone."""
+        logic = MedGenSegmentLogic()
+        if not method_catalogue.has_weights("multiplanar_unet"):
+            self_test.run_on_sample(self, logic, "identity", "image", {})
+            return
+        results = self_test.run_on_sample(self, logic, "multiplanar_unet", "image", {"orientations": "1"})
+        for node in results:
+            if node.IsA("vtkMRMLSegmentationNode"):
+                self_test.check_correction(self, node)

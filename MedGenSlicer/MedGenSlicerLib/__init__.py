@@ -1,7 +1,8 @@
-"""What the MedGen modules share inside Slicer: panels made from a method's declaration, the bridge between MRML nodes and
-SimpleITK images, the jobs in the background process, and how their results come into the scene.
+"""What the MedGen modules share inside Slicer: panels made from a method's declaration, the bridge between MRML
+nodes and SimpleITK images, the jobs in the background process, and how their results come into the scene.
 
-Importing this package makes `medgen` (models/ of the source checkout, or the copy packaged beside this folder) importable.
+Importing this package makes `medgen` (models/ of the source checkout, or the copy packaged beside this folder)
+importable.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Correcting a segmentation by hand: the Segment Editor opens on it, afterwards the change is known and measured, the result
-is never overwritten, and the corrected case can go into a training folder.
+"""Correcting a segmentation by hand: the Segment Editor opens on it, afterwards the change is known and measured,
+the result is never overwritten, and the corrected case can go into a training folder.
 
-Whether a result was edited is told from its content: a checksum of the label image, taken when the result arrived and kept
-on the node, so that it holds across saving, loading and edits made while no MedGen panel was open.
+Whether a result was edited is told from its content: a checksum of the label image, taken when the result arrived
+and kept on the node, so that it holds across saving, loading and edits made while no MedGen panel was open.
 """
 
 from __future__ import annotations
@@ -170,7 +170,8 @@ def open_editor(node: Any, source: Optional[Any] = None) -> None:
 
 
 def keep_before(node: Any) -> None:
-    """A hidden label map of the unedited result, saved with the scene; nothing if there is one or the result was edited."""
+    """A hidden label map of the unedited result, saved with the scene; nothing if there is one or the result was
+    edited."""
     layer = layer_of(node)
     if (
         layer is None

@@ -1,5 +1,5 @@
-"""The compute environment: the Python in which the methods run. What is installed, set-up with one button, repair, another
-interpreter, how long it stays ready, where weights lie."""
+"""The compute environment: the Python in which the methods run. What is installed, set-up with one button, repair,
+another interpreter, how long it stays ready, where weights lie."""
 
 from __future__ import annotations
 
@@ -201,7 +201,8 @@ class EnvironmentPanel:
         self._show()
 
     def make(self) -> None:
-        """Makes or repairs the environment. The user asked for it by pressing the button that says what it downloads."""
+        """Makes or repairs the environment. The user asked for it by pressing the button that says what it
+        downloads."""
         self.log.setPlainText("")
         self.log.setVisible(True)
         self.busy.setVisible(True)

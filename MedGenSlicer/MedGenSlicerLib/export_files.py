@@ -1,5 +1,5 @@
-"""What a result can be written as, what speaks against it, and the writing. DICOM is made by `medgen export` in the worker's
-Python; the other formats here."""
+"""What a result can be written as, what speaks against it, and the writing. DICOM is made by `medgen export` in the
+worker's Python; the other formats here."""
 
 from __future__ import annotations
 
@@ -156,7 +156,8 @@ def provenance_facts(node: Any) -> dict[str, Any]:
 
 
 def dicom_arguments(node: Any, chosen: Format, source: Path, out: Path, folder: Path) -> list[str]:
-    """Writes what `medgen export` needs into `folder` (own frame: that of the source series) and returns its arguments."""
+    """Writes what `medgen export` needs into `folder` (own frame: that of the source series) and returns its
+    arguments."""
     folder.mkdir(parents=True, exist_ok=True)
     if node.IsA("vtkMRMLSegmentationNode"):
         result = folder / "result.seg.nrrd"

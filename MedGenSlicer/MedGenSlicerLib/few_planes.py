@@ -23,8 +23,12 @@ class FewPlanes:
         self.panel = panel
         self.planes = next(p for p in panel.method.inputs if isinstance(p, spec.Planes))
         self.blob = next((p for p in panel.method.inputs if isinstance(p, spec.Blob)), None)
-        steps = _("1. Press + beside the segments and paint everything on one slice. 2. Press 'This slice is complete'. ")
-        layout.addWidget(widgets.text_label(steps + _("3. Do so on four slices or more, in any direction, then Apply.")))
+        steps = _(
+            "1. Press + beside the segments and paint everything on one slice. 2. Press 'This slice is complete'. "
+        )
+        layout.addWidget(
+            widgets.text_label(steps + _("3. Do so on four slices or more, in any direction, then Apply."))
+        )
         self.view = qt.QComboBox()
         self.view.setToolTip(_("The slice view that shows the painted slice."))
         self.complete = widgets.button(

@@ -34,7 +34,8 @@ def ijk_to_ras(image: sitk.Image) -> np.ndarray:
 
 
 def set_grid(image: sitk.Image, ijk_to_ras_matrix: np.ndarray) -> None:
-    """Gives a 3D image the grid of the matrix. Sheared grids are kept exactly (the direction is then not orthogonal)."""
+    """Gives a 3D image the grid of the matrix. Sheared grids are kept exactly (the direction is then not
+    orthogonal)."""
     matrix = LPS_RAS @ ijk_to_ras_matrix
     spacing = np.linalg.norm(matrix[:3, :3], axis=0)
     image.SetSpacing([float(s) for s in spacing])
@@ -43,7 +44,8 @@ def set_grid(image: sitk.Image, ijk_to_ras_matrix: np.ndarray) -> None:
 
 
 class FrameChange:
-    """Maps points of one node's own coordinates into those of another, through their parent transforms (None: world)."""
+    """Maps points of one node's own coordinates into those of another, through their parent transforms (None:
+    world)."""
 
     def __init__(self, source: Any, target: Any) -> None:
         source_parent = source.GetParentTransformNode() if source is not None else None
@@ -86,8 +88,9 @@ def resliced(
     change: FrameChange,
     labels: bool,
 ) -> vtk.vtkImageData:
-    """vtkImageData (voxel coordinates, placed by the IJK-to-RAS `grid`) drawn again on the grid `to_grid` of `size` voxels;
-    `change` maps points of the new grid's frame into the old grid's frame. Outside is 0 for labels, else the minimum."""
+    """vtkImageData (voxel coordinates, placed by the IJK-to-RAS `grid`) drawn again on the grid `to_grid` of `size`
+    voxels; `change` maps points of the new grid's frame into the old grid's frame. Outside is 0 for labels, else the
+    minimum."""
     mapping = vtk.vtkGeneralTransform()
     mapping.PostMultiply()
     mapping.Concatenate(to_vtk(to_grid))

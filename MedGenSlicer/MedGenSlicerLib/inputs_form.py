@@ -11,9 +11,11 @@ from slicer.i18n import tr as _
 
 from medgen import spec
 from medgen.spec import FitnessWarning, MethodSpec
-from MedGenSlicerLib import correction, input_guess, node_bridge, views, widgets
+from MedGenSlicerLib import correction, frames, input_guess, node_bridge, views, widgets
+from MedGenSlicerLib.frames import FrameRun
 from MedGenSlicerLib.panel_state import PanelState
 
+TITLE_WIDTH = 112  # of the 400 px that the panel has
 CREATABLE = (spec.Points, spec.Planes, spec.ROI, spec.Mask, spec.LabelMap)
 NEW_TOOLTIPS = {
     spec.Points: "Places a new list of points: click in a slice view; right-click to stop.",
@@ -39,6 +41,8 @@ class InputRow:
         self.port, self.form = port, form
         self.title = qt.QLabel(port.title + ("" if port.required else " " + _("(optional)")))
         self.title.setToolTip(port_help(port))
+        self.title.setWordWrap(True)
+        self.title.setFixedWidth(TITLE_WIDTH)
         none = _("Select...") if port.required else _("None")
         image = isinstance(port, (spec.Image, spec.Probability))
         self.selector = widgets.node_selector(node_bridge.node_classes(port), port_help(port), none, children=not image)
@@ -52,6 +56,10 @@ class InputRow:
             parts.append(widgets.tool("add", _(NEW_TOOLTIPS[type(port)]), self.make_new))
         self.layout = widgets.row(*parts, stretch=0)
         self.layout.setStretch(1, 1)
+        self.frames = qt.QCheckBox()
+        self.frames.setToolTip(_("Runs the method on every frame of the sequence, one after the other."))
+        self.frames.setVisible(False)
+        self.frames.toggled.connect(lambda *_a: self._frames_toggled())
         self.warning = widgets.Notice()
         self.selector.currentNodeChanged.connect(self._node_chosen)
         self.segment.currentIndexChanged.connect(lambda *_a: self._segment_chosen())
@@ -67,9 +75,18 @@ class InputRow:
         if self.form.state is not None and not self.form.updating:
             self.form.state.set_segment_id(self.port.name, widgets.combo_data(self.segment) or "")
 
+    def _frames_toggled(self) -> None:
+        if self.form.state is not None and not self.form.updating:
+            self.form.state.set_option(f"frames.{self.port.name}", self.frames.isChecked())
+
     def update(self, state: PanelState) -> None:
         node = state.input_node(self.port.name)
         self.selector.setCurrentNode(node)
+        single = isinstance(self.port, spec.Image) and self.port.kind != "sequence"
+        count = frames.frame_count(node) if single and node is not None else 0
+        self.frames.setVisible(count > 1)
+        self.frames.setText(_("All {n} frames").format(n=count))
+        self.frames.setChecked(count > 1 and state.option(f"frames.{self.port.name}", False))
         many = isinstance(self.port, spec.Mask) and node is not None and node.IsA("vtkMRMLSegmentationNode")
         ids = list(node.GetSegmentation().GetSegmentIDs()) if many else []
         self.segment.setVisible(len(ids) > 1)
@@ -167,8 +184,11 @@ class InputsForm:
         for port in method.inputs:
             made = (PlanesRow if isinstance(port, spec.Planes) else InputRow)(port, self)
             self.rows[port.name] = made
-            self.layout.addWidget(made.title)
-            self.layout.addLayout(made.layout)
+            line = qt.QHBoxLayout()
+            line.addWidget(made.title)
+            line.addLayout(made.layout, 1)
+            self.layout.addLayout(line)
+            self.layout.addWidget(made.frames)
             self.layout.addWidget(made.warning.widget)
 
     def update(self, state: PanelState) -> None:
@@ -204,6 +224,14 @@ class InputsForm:
     def reference(self) -> Optional[Any]:
         volumes = [n for nodes in self.inputs().values() for n in nodes[:1] if n.IsA("vtkMRMLVolumeNode")]
         return volumes[0] if volumes else None
+
+    def frame_run(self) -> Optional[FrameRun]:
+        """The frames to run on, if the user asked for all of them."""
+        for name, made in self.rows.items():
+            node = self.state.input_node(name) if self.state is not None else None
+            if node is not None and made.frames.isChecked():
+                return frames.frame_run(name, node)
+        return None
 
     def missing(self) -> list[str]:
         """Titles of required inputs that are empty."""

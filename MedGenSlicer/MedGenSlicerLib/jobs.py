@@ -1,6 +1,7 @@
 """The jobs of all MedGen modules: one warm background process per device, driven by the event loop.
 
-A `Ticket` is a job as the user sees it. It keeps node ids, never nodes: when results arrive the scene may be another one, or
+A `Ticket` is a job as the user sees it. It keeps node ids, never nodes: when results arrive the scene may be another
+one, or
 an input may be gone. The controller lives as long as the application: it survives closing a module and reloading one.
 """
 
@@ -31,6 +32,7 @@ from MedGenSlicerLib import (
     settings,
     steps,
 )
+from MedGenSlicerLib.frames import FrameRun
 from MedGenSlicerLib.panel_state import PanelState
 from MedGenSlicerLib.process_transport import QProcessTransport
 from MedGenSlicerLib.provenance import RunRecord
@@ -62,6 +64,8 @@ class Ticket:
     client: Optional[worker.WorkerClient] = None
     stop: Callable[[], None] = lambda: None
     in_scene: bool = True  # False once the scene it belongs to was closed
+    frames: Optional[FrameRun] = None  # of a run over a sequence
+    frame: int = 0
 
     @property
     def ended(self) -> bool:
@@ -69,7 +73,8 @@ class Ticket:
 
     @property
     def title(self) -> str:
-        return f"{self.method.title}: {self.record.reference_name}"
+        frame = f" [{self.frame + 1}]" if self.frames is not None else ""
+        return f"{self.method.title}: {self.record.reference_name}{frame}"
 
     @property
     def fraction(self) -> float:
@@ -115,6 +120,7 @@ class JobController:
         self.clients: dict[str, worker.WorkerClient] = {}
         self.transports: dict[str, QProcessTransport] = {}
         self.process_log: list[str] = []
+        self._count = 0
         self._timer = qt.QTimer()
         self._timer.timeout.connect(self.tick)
         self._scene_tags = [
@@ -186,6 +192,8 @@ class JobController:
         device: str = AUTO,
         weights: Optional[str] = None,
         segment_ids: Optional[dict[str, str]] = None,
+        frames: Optional[FrameRun] = None,
+        frame: int = 0,
     ) -> Ticket:
         """Queues a run on nodes. Copies the voxels in the next turns of the event loop; problems show on the ticket."""
         method.check_inputs({name: nodes[0] for name, nodes in inputs.items() if nodes})
@@ -197,7 +205,8 @@ class JobController:
             record.reference_id = reference.GetID()
             record.parent_transform_id = getattr(reference, "GetTransformNodeID", lambda: "")() or ""
         module = state_node.GetAttribute("ModuleName") or ""
-        ticket = Ticket(len(self.tickets) + 1, method, record, module, device, state_node.GetID())
+        ticket = Ticket(self._next_number(), method, record, module, device, state_node.GetID())
+        ticket.frames, ticket.frame = frames, frame
         self.tickets.append(ticket)
         request = worker.JobRequest(method.id, {}, parameters, seed, device, weights)
         ticket.stop = steps.run(
@@ -218,6 +227,10 @@ class JobController:
             if any(node is None for node in nodes):
                 raise BadInput(_("The input '{port}' was removed from the scene.").format(port=port.title))
             reference = ticket.record.reference()
+            if ticket.frames is not None and port.name == ticket.frames.port:
+                nodes, reference = [ticket.frames.frame(ticket.frame)], None
+                if nodes[0] is None:
+                    raise BadInput(_("The input '{port}' was removed from the scene.").format(port=port.title))
             value = yield from node_bridge.value_steps(port, nodes, reference, segment_ids.get(port.name, ""))
             request.inputs[port.name] = value
             if not ticket.voxels and hasattr(value, "GetNumberOfPixels"):
@@ -254,7 +267,7 @@ class JobController:
         if ticket.job is None or ticket.client is None:
             raise BadInput(_("This job never started: please start it again from its panel."))
         again = Ticket(
-            len(self.tickets) + 1,
+            self._next_number(),
             ticket.method,
             ticket.record,
             ticket.module_name,
@@ -265,6 +278,9 @@ class JobController:
             client=ticket.client,
             in_scene=ticket.in_scene,
         )
+        if ticket.frames is not None:
+            ticket.frames.waiting += 1
+            again.frames, again.frame = ticket.frames, ticket.frame
         again.job = ticket.client.jobs[ticket.client.retry(ticket.job.id)]
         self.tickets.append(again)
         self._timer.start(BUSY_TICK_MS)
@@ -338,15 +354,23 @@ class JobController:
         work = result_presenter.present(ticket.method, ticket.record, event.outputs, event.provenance, made)
 
         def done() -> None:
-            ticket.result_ids = [node.GetID() for node in made]
-            state_node = slicer.mrmlScene.GetNodeByID(ticket.state_node_id)
-            if state_node is not None:
-                for node in made:
-                    PanelState(state_node).add_result(node)
-                state_node.Modified()
+            if ticket.frames is not None:
+                ticket.frames.keep(ticket.frame, made)
+            else:
+                self._list_results(ticket, made)
+                result_presenter.show(made, ticket.record)
             self._finish(ticket, worker.FINISHED)
 
         ticket.stop = steps.run(work, done, lambda error: self._fail(ticket, _sentence(error)))
+
+    @staticmethod
+    def _list_results(ticket: Ticket, made: list[Any]) -> None:
+        ticket.result_ids = [node.GetID() for node in made]
+        state_node = slicer.mrmlScene.GetNodeByID(ticket.state_node_id)
+        if state_node is not None:
+            for node in made:
+                PanelState(state_node).add_result(node)
+            state_node.Modified()
 
     def _fail(self, ticket: Ticket, sentence: str) -> None:
         ticket.error = sentence
@@ -355,7 +379,15 @@ class JobController:
     def _finish(self, ticket: Ticket, state: str) -> None:
         ticket.state, ticket.ended_seconds = state, time.time() - ticket.created
         ticket.stop = lambda: None
+        if ticket.frames is not None:
+            ticket.frames.waiting -= 1
+            if ticket.frames.waiting == 0 and ticket.in_scene:
+                self._list_results(ticket, ticket.frames.finish())
         self._tell(ticket)
+
+    def _next_number(self) -> int:
+        self._count += 1
+        return self._count
 
     def _scene_closes(self, *_arguments: object) -> None:
         """A job's results belong into its scene only: its jobs are cancelled, whatever arrives later is dropped."""

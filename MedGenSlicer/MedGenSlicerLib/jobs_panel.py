@@ -31,7 +31,7 @@ class JobsPanel:
         header = self.table.horizontalHeader()
         header.setSectionResizeMode(0, qt.QHeaderView.Stretch)
         header.setSectionResizeMode(1, qt.QHeaderView.ResizeToContents)
-        self.table.setMinimumHeight(160)
+        self.table.setFixedHeight(150)
         self.table.itemSelectionChanged.connect(lambda *_a: self._chosen_changed())
         layout.addWidget(self.table)
         self.empty = widgets.text_label(_("No job yet: press Apply in a MedGen module."))

@@ -41,7 +41,7 @@ class LogView:
     def __init__(self, layout: Any) -> None:
         self.text = qt.QPlainTextEdit()
         self.text.setReadOnly(True)
-        self.text.setMinimumHeight(120)
+        self.text.setFixedHeight(130)
         self.text.setToolTip(_("What the background process wrote."))
         layout.addWidget(self.text)
         copy = widgets.button(_("Copy"), _("Copies the log, to paste it into a message."), self._copy)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
+from medgen import weights
 from medgen.catalogue import find_method, load_catalogue
 from medgen.spec import MethodSpec
 from MedGenSlicerLib import settings
@@ -21,6 +22,10 @@ def of_families(families: tuple[str, ...]) -> list[MethodSpec]:
     """In alphabetical order of their ids."""
     method_folders()
     return [method for method in load_catalogue().values() if method.family in families]
+
+
+def has_weights(method_id: str) -> bool:
+    return bool(weights.list_weights(method_id))
 
 
 def find(method_id: str) -> MethodSpec:

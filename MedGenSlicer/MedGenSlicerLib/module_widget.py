@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, Optional
 
 import qt
@@ -16,10 +18,11 @@ from MedGenSlicerLib.panel_state import PanelState, add_parameter_set, parameter
 
 
 class MethodModuleWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
-    """A module that shows the methods of some families. A module sets `families`, and `extras` for widgets of its own."""
+    """A module that shows the methods of some families. A module sets `families`, and `extras` for widgets of its
+    own."""
 
     families: tuple[str, ...] = ()
-    extras: dict[str, Any] = {}
+    extras: Mapping[str, Any] = MappingProxyType({})
 
     def __init__(self, parent: Optional[Any] = None) -> None:
         ScriptedLoadableModuleWidget.__init__(self, parent)

@@ -1,8 +1,10 @@
-"""MRML nodes to the values a method takes (`medgen.spec`), and its values to nodes. World-space exact in both directions.
+"""MRML nodes to the values a method takes (`medgen.spec`), and its values to nodes. World-space exact in both
+directions.
 
 All inputs of one run share the frame of the *reference node* (the first image): its own coordinates, before its parent
-transform. Another input is brought there through both parent transforms: a linear difference goes into its grid, without
-touching a voxel; a deformable one is resampled onto the reference grid. The results get the reference's parent transform.
+transform. Another input is brought there through both parent transforms: a linear difference goes into its grid,
+without touching a voxel; a deformable one is resampled onto the reference grid. The results get the reference's parent
+transform.
 """
 
 from __future__ import annotations
@@ -55,10 +57,11 @@ def node_classes(port: spec.Port) -> tuple[str, ...]:
 
 
 def value_steps(port: spec.Port, nodes: Sequence[Any], reference: Any, segment_id: str = "") -> Steps:
-    """The value of an input port. `nodes`: one node, or several for Planes; segment_id: of a mask, empty for all segments.
+    """The value of an input port. `nodes`: one node, or several for Planes; segment_id: of a mask, empty for all
+    segments.
 
-    Works in steps, each short enough for the event loop. Raises BadInput with one sentence if the nodes hold nothing that
-    can be used.
+    Works in steps, each short enough for the event loop. Raises BadInput with one sentence if the nodes hold nothing
+    that can be used.
     """
     node = nodes[0]
     if isinstance(port, spec.Image) and port.kind == "sequence":
@@ -254,7 +257,8 @@ def blob(node: Any) -> bytes:
 
 
 def image_data_steps(image: sitk.Image) -> Steps:
-    """One copy of the voxels; origin 0, spacing 1, as MRML wants it. 2D images become one slice, 64-bit integers 32-bit."""
+    """One copy of the voxels; origin 0, spacing 1, as MRML wants it. 2D images become one slice, 64-bit integers
+    32-bit."""
     voxels = sitk.GetArrayViewFromImage(image)
     components = image.GetNumberOfComponentsPerPixel()
     narrow = {np.dtype(np.int64): np.dtype(np.int32), np.dtype(np.uint64): np.dtype(np.uint32)}

@@ -1,12 +1,12 @@
 """A panel made from the declarations of methods: method, inputs, options, run, results, log, from top to bottom.
 
-The panel shows what its parameter node holds and writes into it what the user does; it keeps nothing else. Jobs belong to
-the controller, so the panel may be left, closed or reloaded while they run.
+The panel shows what its parameter node holds and writes into it what the user does; it keeps nothing else. Jobs
+belong to the controller, so the panel may be left, closed or reloaded while they run.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Optional
 
 import qt
@@ -18,6 +18,7 @@ from medgen import weights
 from medgen.errors import MedGenError
 from medgen.spec import MethodSpec
 from MedGenSlicerLib import correction, input_guess, jobs, panel_state, run_bar, steps, widgets
+from MedGenSlicerLib.frames import FrameRun
 from MedGenSlicerLib.inputs_form import InputsForm
 from MedGenSlicerLib.jobs import Ticket
 from MedGenSlicerLib.log_view import LogView
@@ -29,10 +30,11 @@ from MedGenSlicerLib.run_bar import RunBar
 
 
 class MethodPanel:
-    """`extras`: {method id: class}, made as `cls(panel, layout)` when the method is chosen; they may have `update()`."""
+    """`extras`: {method id: class}, made as `cls(panel, layout)` when the method is chosen; they may have
+    `update()`."""
 
     def __init__(
-        self, layout: Any, module_name: str, methods: Iterable[MethodSpec], extras: Optional[dict[str, Any]] = None
+        self, layout: Any, module_name: str, methods: Iterable[MethodSpec], extras: Optional[Mapping[str, Any]] = None
     ) -> None:
         self.module_name = module_name
         self.methods = {m.id: m for m in methods}
@@ -155,10 +157,12 @@ class MethodPanel:
         for box in (self.sets, *(made.selector for made in self.inputs.rows.values())):
             box.setMRMLScene(None)
 
-    # ------------------------------------------------------------------------------------------------------ the user did
+    # ------------------------------------------------------------------------------------------------------ the user
+    # did
 
     def _method_chosen(self, method: MethodSpec) -> None:
         self.method = method
+        self.run_bar.problem.say("")
         self.inputs.build(method)
         self.parameters.build(method)
         self.options_button.setVisible(True)
@@ -196,27 +200,38 @@ class MethodPanel:
         """Starts the run that the panel shows. Returns its ticket; None if it cannot start (the panel says why)."""
         if self.state is None or self.method is None or self.reason_off():
             return None
-        segments = {p.name: self.state.segment_id(p.name) for p in self.method.inputs if self.state.segment_id(p.name)}
+        run = self.inputs.frame_run()
         try:
-            self.ticket = self.controller.submit(
-                self.method,
-                self.inputs.inputs(),
-                self.state.values(self.method),
-                self.state.node,
-                seed=self.state.option("seed", 0),
-                device=self.state.option("device", jobs.AUTO) or jobs.AUTO,
-                weights=self.state.option("weights", "") or None,
-                segment_ids=segments,
-            )
+            for frame in range(run.waiting if run is not None else 1):
+                self.ticket = self._submit(run, frame)
         except MedGenError as error:
             self.run_bar.problem.say(str(error))
             return None
         self._show_job(self.ticket)
         return self.ticket
 
+    def _submit(self, run: Optional[FrameRun], frame: int) -> Ticket:
+        assert self.state is not None and self.method is not None
+        segments = {p.name: self.state.segment_id(p.name) for p in self.method.inputs if self.state.segment_id(p.name)}
+        return self.controller.submit(
+            self.method,
+            self.inputs.inputs(),
+            self.state.values(self.method),
+            self.state.node,
+            seed=self.state.option("seed", 0),
+            device=self.state.option("device", jobs.AUTO) or jobs.AUTO,
+            weights=self.state.option("weights", "") or None,
+            segment_ids=segments,
+            frames=run,
+            frame=frame,
+        )
+
     def cancel(self) -> None:
-        if self.ticket is not None:
-            self.controller.cancel(self.ticket)
+        """The job that is shown, and with it the other frames of its sequence."""
+        for ticket in reversed(self.controller.unfinished()):
+            same = ticket.frames is not None and self.ticket is not None and ticket.frames is self.ticket.frames
+            if ticket is self.ticket or same:
+                self.controller.cancel(ticket)
 
     # -------------------------------------------------------------------------------------------------------- follow up
 

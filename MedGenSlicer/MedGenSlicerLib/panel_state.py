@@ -1,6 +1,7 @@
 """What a panel remembers, in a vtkMRMLScriptedModuleNode: it is saved with the scene and may exist several times.
 
-Node inputs are node references (`input.<port>`), so that they survive renaming, saving and scene import. Values are JSON
+Node inputs are node references (`input.<port>`), so that they survive renaming, saving and scene import. Values are
+JSON
 under `<method id>.<parameter>`; each is checked against the declaration when it is read, and the default taken if it no
 longer fits.
 """

@@ -15,7 +15,8 @@ PLAIN = ("method", "method_version", "medgen_version", "torch_version", "weights
 
 @dataclass
 class RunRecord:
-    """One run as the scene sees it. inputs: {port: [node ids]}; reference_id: the image that gives frame, study and name."""
+    """One run as the scene sees it. inputs: {port: [node ids]}; reference_id: the image that gives frame, study and
+    name."""
 
     method_id: str
     method_title: str
@@ -61,6 +62,14 @@ def write(node: Any, record: RunRecord, provenance: dict[str, Any], port: str, s
                 node.AddNodeReferenceID(INPUT_ROLE + name, node_id)
     if record.reference() is not None:
         node.SetNodeReferenceID("MedGen.reference", record.reference_id)
+
+
+def copy(source: Any, target: Any) -> None:
+    """Every MedGen.* attribute, and the reference, from one node to another."""
+    for name in source.GetAttributeNames():
+        if name.startswith(PREFIX):
+            target.SetAttribute(name, source.GetAttribute(name))
+    target.SetNodeReferenceID("MedGen.reference", source.GetNodeReferenceID("MedGen.reference"))
 
 
 def reference_of(node: Any) -> Optional[Any]:

@@ -1,5 +1,5 @@
-"""Puts what a run returned into the scene: named, under its study, displayed, with its provenance. Never touches a node that
-was there before. Works in steps (a generator), so that a big result does not stop the event loop for long."""
+"""Puts what a run returned into the scene: named, under its study, displayed, with its provenance. Never touches a
+node that was there before. Works in steps (a generator), so that a big result does not stop the event loop for long."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ REGION_CONTEXT = "Anatomic codes - DICOM master list"
 def present(
     method: spec.MethodSpec, record: RunRecord, outputs: dict[str, Any], facts: dict[str, Any], made: list[Any]
 ) -> Iterator[None]:
-    """Appends the new nodes to `made`, one output a step. `facts`: provenance as the worker gave it."""
+    """Appends the new nodes to `made`. `facts`: provenance as the worker gave it."""
     for port in method.outputs:
         value = outputs.get(port.name)
         if value is None:
@@ -38,7 +38,6 @@ def present(
         yield
         if isinstance(port, spec.LabelMap):
             yield from correction.remember(node)
-    show(made, record)
 
 
 def make_node(port: spec.Port, value: Any, record: RunRecord) -> Any:

@@ -1,4 +1,5 @@
-"""What the runs produced: a row per node with eye, name, 3D, Correct, Compare, Export; the volumes; what correction changed."""
+"""What the runs produced: a row per node with eye, name, 3D, Correct, Compare, Export; the volumes; what correction
+changed."""
 
 from __future__ import annotations
 

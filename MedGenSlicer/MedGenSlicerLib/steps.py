@@ -14,8 +14,8 @@ ENDED: Any = object()
 def run(
     work: Iterator[Any], done: Callable[[], None], failed: Optional[Callable[[Exception], None]] = None
 ) -> Callable[[], None]:
-    """Takes one step of the generator per turn of the event loop, then calls `done`. An exception goes to `failed`, or to
-    the log. Returns a function that stops it."""
+    """Takes one step of the generator per turn of the event loop, then calls `done`. An exception goes to `failed`,
+    or to the log. Returns a function that stops it."""
     stopped = []
 
     def step() -> None:

@@ -1,5 +1,5 @@
-"""What the slice views show: the input behind a result, an image beside its input, blend, flicker; and the way back to the
-user's own layout. Through MRML nodes alone."""
+"""What the slice views show: the input behind a result, an image beside its input, blend, flicker; and the way back
+to the user's own layout. Through MRML nodes alone."""
 
 from __future__ import annotations
 

@@ -131,6 +131,7 @@ def main() -> None:
     settings.put("python", sys.executable)
     settings.put("method_folders", str(HERE / "methods"))
     from driver import Driver
+
     from MedGenSlicerLib import jobs
 
     driver = Driver()

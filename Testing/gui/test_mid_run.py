@@ -1,4 +1,5 @@
-"""What happens to a running job when the scene closes, a node goes, a module is reloaded, the worker dies, Slicer ends."""
+"""What happens to a running job when the scene closes, a node goes, a module is reloaded, the worker dies, Slicer
+ends."""
 
 from __future__ import annotations
 

@@ -319,3 +319,50 @@ def test_no_stray_window_opens_and_every_control_has_a_tooltip(driver):
         if isinstance(w, controls) and not w.toolTip() and not w.parentWidget().toolTip() and w.objectName() == ""
     ]
     assert bare == []
+
+
+def sequence(driver, count: int = 3):
+    """A browser with a proxy volume; frame n is n times brighter than 100."""
+    import slicer
+
+    frames = driver.scene.AddNewNodeByClass("vtkMRMLSequenceNode", "Cine frames")
+    frames.SetIndexName("time")
+    for number in range(count):
+        node = driver.head(f"frame {number}", size=12)
+        slicer.util.updateVolumeFromArray(node, slicer.util.arrayFromVolume(node) * (number + 1) // 2)
+        frames.SetDataNodeAtValue(node, str(number * 0.5))
+        driver.scene.RemoveNode(node)
+    browser = driver.scene.AddNewNodeByClass("vtkMRMLSequenceBrowserNode", "Cine")
+    browser.AddSynchronizedSequenceNodeID(frames.GetID())
+    proxy = browser.GetProxyNode(frames)
+    proxy.SetName("Cine MR")
+    return browser, frames, proxy
+
+
+def test_a_sequence_runs_frame_by_frame_into_the_same_browser(driver):
+    import slicer
+
+    from MedGenSlicerLib import node_bridge
+
+    browser, frames, proxy = sequence(driver)
+    panel = driver.open("MedGenSegment").panel
+    panel.chooser.choose("gui_pseudo_ct")
+    panel.inputs.rows["image"].selector.setCurrentNode(proxy)
+    driver.process()
+    row = panel.inputs.rows["image"]
+    assert row.frames.text() == "All 3 frames"
+    row.frames.setChecked(True)
+    driver.process()
+    panel.apply()
+    driver.wait(lambda: not panel.controller.unfinished())
+    driver.process(100)
+    assert browser.GetNumberOfSynchronizedSequenceNodes(True) == 3
+    shown = [row.node() for row in panel.results.rows]
+    assert len(shown) == 2 and all(browser.GetSequenceNode(node) is not None for node in shown)
+    made = browser.GetSequenceNode(next(n for n in shown if n.GetAttribute("MedGen.output") == "ct"))
+    assert made.GetNumberOfDataNodes() == 3 and made.GetNthIndexValue(2) == frames.GetNthIndexValue(2)
+    for number in range(3):
+        voxels = slicer.util.arrayFromVolume(frames.GetNthDataNode(number)).astype(float)
+        expected = ((voxels.max() - voxels) / max(1e-6, voxels.max() - voxels.min()) * 1500 - 1000).astype(np.int16)
+        image = node_bridge.volume_image(made.GetNthDataNode(number))
+        assert np.abs(node_bridge.sitk.GetArrayFromImage(image) - expected).max() <= 1

@@ -10,7 +10,8 @@ __all__ = ["qMRMLNodeComboBox"]
 
 
 class qMRMLNodeComboBox(QtWidgets.QComboBox):
-    """Lists the scene's nodes of some classes. Nothing is chosen until `setCurrentNode`; adding a node chooses nothing."""
+    """Lists the scene's nodes of some classes. Nothing is chosen until `setCurrentNode`; adding a node chooses
+    nothing."""
 
     currentNodeChanged = QtCore.Signal(object)
 

@@ -127,8 +127,37 @@ def install(slicer) -> None:
     slicer.util.selectModule = select_module
     slicer.util.reloadScriptedModule = reload_module
     slicer.util.mainWindow = lambda verbose=True: None
+    slicer.util.loadVolume = load_volume
+    sys.modules["SampleData"] = sample_data_module(slicer)
     slicer.selfTests = {}
     slicer.util.selectedModule = lambda: slicer.app.current_module
+
+
+def load_volume(path: str, properties: dict | None = None):
+    import slicer
+
+    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", Path(path).stem)
+    storage = slicer.vtkMRMLVolumeArchetypeStorageNode()
+    storage.SetFileName(path)
+    if not storage.ReadData(node):
+        raise RuntimeError(f"cannot read {path}")
+    node.CreateDefaultDisplayNodes()
+    return node
+
+
+def sample_data_module(slicer) -> types.ModuleType:
+    """The Sample Data module's registry."""
+    slicer.modules.sampleDataSources = {}
+
+    class SampleDataLogic:
+        @staticmethod
+        def registerCustomSampleDataSource(category, sampleName, **source):
+            entry = types.SimpleNamespace(sampleName=sampleName, **source)
+            slicer.modules.sampleDataSources.setdefault(category, []).append(entry)
+
+    module = types.ModuleType("SampleData")
+    module.SampleDataLogic = SampleDataLogic
+    return module
 
 
 def select_module(name) -> None:

@@ -1,0 +1,153 @@
+"""Pictures of every panel, and of results in slice and 3D views: `python Testing/gui/screenshots.py [FOLDER]`.
+
+Run by `medgen screenshots`; without a folder they go to Resources/Screenshots, where README and Extensions Index look.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+sys.path[:0] = [str(HERE)]
+
+import harness  # noqa: E402
+
+DRIVER = None
+PANEL_WIDTH, VIEW = 400, 340
+
+
+def grab(widget, path: Path, height: int = 860) -> Path:
+    """The panel at the width that it has in Slicer, as tall as its content."""
+    widget.resize(PANEL_WIDTH, height)
+    widget.show()
+    DRIVER.process(200)
+    widget.resize(PANEL_WIDTH, max(400, widget.minimumSizeHint().height(), widget.sizeHint().height()))
+    DRIVER.process(200)
+    widget.grab().save(str(path))
+    return path
+
+
+def beside(panel: Path, views: list[Path], path: Path) -> None:
+    """The panel left, the views right, two by two: the application's window."""
+    from PySide6 import QtCore, QtGui
+
+    left = QtGui.QImage(str(panel))
+    pictures = [QtGui.QImage(str(view)) for view in views]
+    gap, rows = 4, (len(pictures) + 1) // 2
+    columns = 2 if len(pictures) > 1 else 1
+    cell = pictures[0].size()
+    width = left.width() + columns * (cell.width() + gap)
+    height = max(left.height(), rows * (cell.height() + gap))
+    canvas = QtGui.QImage(width, height, QtGui.QImage.Format_RGB32)
+    canvas.fill(QtGui.QColor("#efefef"))
+    painter = QtGui.QPainter(canvas)
+    painter.drawImage(0, 0, left)
+    for number, picture in enumerate(pictures):
+        x = left.width() + gap + (number % columns) * (cell.width() + gap)
+        painter.drawImage(QtCore.QPoint(x, (number // columns) * (cell.height() + gap)), picture)
+    painter.end()
+    canvas.save(str(path))
+
+
+def four_views(folder: Path, stem: str) -> list[Path]:
+    from harness import views
+
+    paths = []
+    for name in ("Red", "Yellow", "Green"):
+        paths.append(folder / f".{stem}-{name}.png")
+        views.draw_slice(name, paths[-1], VIEW, VIEW)
+    paths.insert(1, folder / f".{stem}-3d.png")
+    views.draw_3d(paths[1], VIEW, VIEW)
+    return paths
+
+
+def ready_method(panel, wanted: str, instead: str) -> str:
+    """`wanted` if its weights are here, else another method, so that pictures can be made in every checkout."""
+    from medgen import weights
+
+    method = panel.methods.get(wanted)
+    here = method is not None and (not method.weights or weights.list_weights(wanted))
+    return wanted if here else instead
+
+
+def segment(folder: Path) -> None:
+    """Load the sample head, run, correct nothing yet: the tutorial's first picture."""
+    from MedGenSlicerLib import result_presenter, sample_data, views
+
+    volume = sample_data.load_head()
+    views.show_background(volume)
+    widget = DRIVER.open("MedGenSegment")
+    panel = widget.panel
+    panel.chooser.choose(ready_method(panel, "multiplanar_unet", "gui_threshold"))
+    DRIVER.process(200)
+    grab(widget.parent, folder / "MedGenSegment-start.png")
+    ticket = DRIVER.run(panel, 300)
+    assert ticket.state == "finished", ticket.error
+    result = next(n for n in ticket.results() if n.IsA("vtkMRMLSegmentationNode"))
+    result_presenter.set_three_d_shown(result, True)
+    pictures = four_views(folder, "segment")
+    shot = grab(widget.parent, folder / ".segment-panel.png")
+    beside(shot, pictures, folder / "MedGenSegment.png")
+
+
+def few_planes(folder: Path) -> None:
+    widget = DRIVER.open("MedGenSegment")
+    if "multiplanar_unet_few_planes" in widget.panel.methods:
+        widget.panel.chooser.choose("multiplanar_unet_few_planes")
+        DRIVER.process(200)
+        for view in ("Red", "Green"):
+            widget.panel.extra.view.setCurrentText(view)
+            widget.panel.extra.add_slice()
+        DRIVER.process(200)
+        grab(widget.parent, folder / "MedGenSegment-few-planes.png")
+
+
+def other_panels(folder: Path) -> None:
+    """Every other module, as it opens."""
+    for name in harness.module_names():
+        if name != "MedGenSegment":
+            widget = DRIVER.open(name)
+            if hasattr(widget, "environment"):
+                DRIVER.wait(lambda shown=widget: shown.environment.status, 60)
+            grab(widget.parent, folder / f"{name}.png")
+
+
+def cards_and_dialogs(folder: Path) -> None:
+    from MedGenSlicerLib import export_dialog, model_card
+
+    panel = DRIVER.open("MedGenSegment").panel
+    model_card.show(panel.method)
+    dialog = export_dialog.show(next(n for n in panel.state.results() if n.IsA("vtkMRMLSegmentationNode")))
+    DRIVER.process(200)
+    model_card._open[0].grab().save(str(folder / "card.png"))
+    dialog.dialog.grab().save(str(folder / "export.png"))
+
+
+def main() -> None:
+    global DRIVER
+    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "Resources" / "Screenshots"
+    folder.mkdir(parents=True, exist_ok=True)
+    harness.start()
+    from driver import Driver
+
+    from MedGenSlicerLib import jobs, settings
+
+    settings.put("python", sys.executable)
+    settings.put("method_folders", str(HERE / "methods"))
+    DRIVER = Driver()
+    DRIVER.reset()
+    segment(folder)
+    few_planes(folder)
+    other_panels(folder)
+    cards_and_dialogs(folder)
+    jobs.controller().shut_down()
+    for part in folder.glob(".*.png"):
+        part.unlink()
+    print(json.dumps(sorted(path.name for path in folder.glob("*.png"))))
+
+
+if __name__ == "__main__":
+    main()
