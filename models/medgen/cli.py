@@ -20,7 +20,7 @@ from rich.table import Column, Table
 
 from medgen.catalogue import find_method, load_catalogue
 from medgen.errors import BadInput, MedGenError
-from medgen.exchange.commands import export_app
+from medgen.exchange.commands import export_app, import_app
 from medgen.spec import MethodSpec, Parameter
 
 app = typer.Typer(
@@ -30,6 +30,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(export_app, name="export")
+app.add_typer(import_app, name="import")
 say = Console(stderr=True, highlight=False)
 out = Console(highlight=False, soft_wrap=True)
 ROOT = Path(__file__).resolve().parents[2]
@@ -146,6 +147,42 @@ def run(
         out.print(str(path), markup=False)
     for sentence in spec.warnings:
         say.print(f"Note: {sentence}", markup=False)
+
+
+@app.command()
+def batch(
+    method: Annotated[str, typer.Argument(help="A method's id.")],
+    table: Annotated[Path, typer.Argument(help="CSV: a column 'case', one for each input (paths), any parameters.")],
+    folder: Folder,
+    workers: Annotated[int, typer.Option(min=1, max=64, help="Cases at a time on this machine.")] = 1,
+    cluster: Annotated[str | None, typer.Option(help="Address of a dask.distributed scheduler instead.")] = None,
+    weights: Annotated[str | None, typer.Option(help="A weights file other than the method's own.")] = None,
+    seed: Annotated[int, typer.Option(help="Of every random draw.")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda:0 ...")] = "auto",
+) -> None:
+    """Run a method on many cases; started again with the same folder, it goes on with what is missing or failed."""
+    from medgen.batch import DONE, Settings, Status, read_table, run_batch
+    from medgen.batch_report import write_report
+
+    spec = find_method(method)
+    rows = read_table(table, spec)
+    threads = max(1, (os.cpu_count() or 1) // workers)
+    settings = Settings(method, folder, seed, device, weights, threads)
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:.0f} of {task.total:.0f}"))
+    with Progress(*columns, TimeElapsedColumn(), console=say) as progress:
+        task = progress.add_task(spec.title, total=len(rows))
+
+        def show(status: Status, ended: int, total: int) -> None:
+            progress.update(task, completed=ended)
+            if status.state != DONE:
+                progress.console.print(f"{status.case}: {status.sentence}", style="yellow", markup=False)
+
+        statuses = run_batch(rows, settings, workers, cluster, show)
+        progress.update(task, completed=len(rows))
+    out.print(str(write_report(spec, statuses, folder)), markup=False)
+    failed = [status for status in statuses.values() if status.state != DONE]
+    if failed:
+        raise MedGenError(f"{len(failed)} of {len(rows)} cases failed; the report and {folder / 'status.csv'} say why.")
 
 
 class JobBar:

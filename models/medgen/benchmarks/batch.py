@@ -1,0 +1,145 @@
+"""A batch of small cases, killed twice: nothing lost, nothing done twice, memory flat; and what a second worker gains.
+
+Every process of the batch works with one thread, so that the gain is that of the second process.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import SimpleITK as sitk
+
+KILLS = 2
+MODELS = Path(__file__).resolve().parents[2]
+
+
+def run(quick: bool = False) -> dict[str, Any]:
+    """quick: 30 cases instead of 300, and a shorter measurement of the gain."""
+    cases, timed = (30, 8) if quick else (300, 40)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        image = folder / "image.nrrd"
+        sitk.WriteImage(sitk.GetImageFromArray(np.arange(16**3, dtype=np.int16).reshape(16, 16, 16)), str(image))
+        details = _killed(folder, image, cases)
+        details |= _gain(folder, timed)
+    passed = (
+        details["cases_lost"] == 0
+        and details["cases_done_twice"] == 0
+        and details["memory_growth"] <= 0.05
+        and details["speedup_2_workers"] >= 1.7
+    )
+    return {"name": "batch", "passed": passed, "details": details}
+
+
+def _write_table(folder: Path, name: str, cases: int, cells: dict[str, Any]) -> Path:
+    path = folder / name
+    lines = ["case," + ",".join(cells)]
+    lines += [f"case{n:03d}," + ",".join(str(cell) for cell in cells.values()) for n in range(cases)]
+    path.write_text("\n".join(lines) + "\n", "utf-8")
+    return path
+
+
+def _start(method: str, table: Path, out: Path, workers: int) -> subprocess.Popen[bytes]:
+    environment = {**os.environ, "PYTHONPATH": str(MODELS), "OMP_NUM_THREADS": "1"}
+    command = [
+        sys.executable,
+        "-m",
+        "medgen.cli",
+        "batch",
+        method,
+        str(table),
+        "-o",
+        str(out),
+        "--workers",
+        str(workers),
+    ]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+
+
+def _killed(folder: Path, image: Path, cases: int) -> dict[str, Any]:
+    """Kills the batch (only its first process: the others must notice) at random moments, then lets it end."""
+    rng = random.Random(7)
+    table = _write_table(folder, "killed.csv", cases, {"image": image, "seconds": 0.01})
+    out = folder / "killed"
+    seen: dict[str, float] = {}
+    twice, memory = 0, []
+    for run_number in range(KILLS + 1):
+        process = _start("identity", table, out, 2)
+        tree = [psutil.Process(process.pid)]
+        stop_at = len(seen) + rng.randint(cases // 8, cases // 3) if run_number < KILLS else cases + 1
+        while process.poll() is None:
+            time.sleep(0.05)
+            now = {p.parent.name: p.stat().st_mtime_ns for p in out.glob("case*/provenance.json")}
+            twice += sum(now[name] != stamp for name, stamp in seen.items())
+            seen.update(now)
+            if run_number == KILLS:
+                memory.append((len(seen), _tree_bytes(tree)))
+            if len(seen) >= stop_at:
+                process.send_signal(signal.SIGKILL)
+        _, error = process.communicate()
+        if run_number == KILLS and process.returncode:
+            raise RuntimeError(f"the batch did not end well: {error.decode()[-400:]}")
+    with (out / "status.csv").open(encoding="utf-8") as file:
+        done = sum(",done," in line for line in file)
+    whole = sum((out / f"case{n:03d}" / "image.nii.gz").is_file() for n in range(cases))
+    return {
+        "cases": cases,
+        "kills": KILLS,
+        "cases_lost": cases - min(done, whole),
+        "cases_done_twice": twice,
+        "memory_growth": _growth(memory),
+    }
+
+
+def _tree_bytes(processes: list[psutil.Process]) -> int:
+    total = 0
+    for process in [*processes, *processes[0].children(recursive=True)] if processes[0].is_running() else []:
+        try:
+            total += process.memory_info().rss
+        except psutil.Error:
+            continue
+    return total
+
+
+def _growth(memory: list[tuple[int, int]]) -> float:
+    """Median of the last quarter of the samples over that of the second quarter, less 1: the start warms up."""
+    sizes = [size for _, size in memory if size]
+    quarter = max(1, len(sizes) // 4)
+    return float(np.median(sizes[-quarter - 2 : -2]) / np.median(sizes[quarter : 2 * quarter]) - 1)
+
+
+def _gain(folder: Path, cases: int) -> dict[str, Any]:
+    """Cases large enough that reading, copying and compressing keep a core busy."""
+    noise = np.random.default_rng(0).integers(0, 2000, (96, 128, 128)).astype(np.int16)
+    image = folder / "large.nrrd"
+    sitk.WriteImage(sitk.GetImageFromArray(noise), str(image), useCompression=True)
+    table = _write_table(folder, "gain.csv", cases, {"image": image})
+    seconds = {}
+    for workers in (1, 2):
+        started = time.perf_counter()
+        process = _start("identity", table, folder / f"gain{workers}", workers)
+        _, error = process.communicate()
+        if process.returncode:
+            raise RuntimeError(error.decode()[-400:])
+        seconds[workers] = time.perf_counter() - started
+    return {
+        "seconds_1_worker": seconds[1],
+        "seconds_2_workers": seconds[2],
+        "speedup_2_workers": seconds[1] / seconds[2],
+        "threads_per_worker": 1,
+    }
+
+
+if __name__ == "__main__":
+    print(json.dumps(run(True), indent=1))
