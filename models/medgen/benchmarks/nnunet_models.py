@@ -1,7 +1,7 @@
-"""Tiny nnU-Net v2 results folders, made and trained for a few steps by nnU-Net's own classes. For tests and the benchmark.
+"""Tiny nnU-Net v2 results folders, made and trained for a few steps by nnU-Net's own classes.
 
-Needs the package `nnunetv2` (extra `parity`). Import nothing of nnunetv2 before `make_results`: it reads its folders from
-the environment once.
+Needs the package `nnunetv2` (extra `parity`). Import nothing of nnunetv2 before `make_results`: it reads its folders
+from the environment once.
 """
 
 from __future__ import annotations
@@ -145,13 +145,13 @@ def make_results(
     for name in ("raw", "preprocessed", "results"):
         os.environ.setdefault(f"nnUNet_{name}", str(root / name))
         Path(os.environ[f"nnUNet_{name}"]).mkdir(parents=True, exist_ok=True)
-    os.environ["nnUNet_compile"] = "f"
+    os.environ["nnUNet_compile"] = "f"  # noqa: SIM112
     with contextlib.redirect_stdout(io.StringIO()):
         from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
     plan, data = plans(channels, transpose), dataset(channels, regions)
     folder = root / plan["dataset_name"] / f"nnUNetTrainer__nnUNetPlans__{configuration}"
-    prepared = Path(os.environ["nnUNet_preprocessed"]) / plan["dataset_name"] / "d"
+    prepared = Path(os.environ["nnUNet_preprocessed"]) / plan["dataset_name"] / "d"  # noqa: SIM112
     prepared.mkdir(parents=True, exist_ok=True)
     (prepared / "case.npz").touch()  # the trainer looks at the files' kind, not into them
     for fold in range(folds):

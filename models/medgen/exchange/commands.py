@@ -1,4 +1,4 @@
-"""`medgen export ...`: results to the clinic's formats, from the command line."""
+"""`medgen export ...`, `medgen import ...`: the clinic's formats and other people's models, from the command line."""
 
 from __future__ import annotations
 
@@ -147,3 +147,33 @@ def _volume(path: Path) -> sitk.Image:
         return sitk.ReadImage(str(path))
     except RuntimeError as error:
         raise BadInput(f"'{path}' cannot be read as an image.") from error
+
+
+# ---------------------------------------------------------------------------------------------------------- import
+
+import_app = typer.Typer(help="Add a trained model of other people to the catalogue: nnU-Net v2, MONAI bundles.")
+
+
+@import_app.command()
+def nnunet(
+    folder: Annotated[
+        Path, typer.Argument(help="A results folder: dataset.json, plans.json, fold_*/checkpoint_*.pth.")
+    ],
+) -> None:
+    """An nnU-Net v2 results folder becomes a method; its checkpoints are read as plain tensors."""
+    from medgen.exchange.nnunet_import import import_nnunet
+
+    print(import_nnunet(folder).id)
+
+
+@import_app.command()
+def monai(
+    bundle: Annotated[Path, typer.Argument(help="A bundle: a folder, or a zip.")],
+    agree: Annotated[
+        str | None, typer.Option(help="The bundle's hash: you trust the code in its configuration.")
+    ] = None,
+) -> None:
+    """A MONAI bundle becomes a method, once you have agreed to exactly this bundle."""
+    from medgen.exchange.monai_import import import_monai
+
+    print(import_monai(bundle, agree).id)

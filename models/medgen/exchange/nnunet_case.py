@@ -100,7 +100,7 @@ def _resample_by(rule: Mapping[str, Any], array: np.ndarray, shape: Sequence[int
 
 def _bounding_box(images: np.ndarray) -> tuple[slice, ...]:
     """Where any channel is not 0; the whole image where all are."""
-    inside = images.any(0)
+    inside: np.ndarray = np.any(images, axis=0)
     if not inside.any():
         return tuple(slice(0, n) for n in inside.shape)
     box = []
