@@ -76,8 +76,8 @@ class CommandProcess:
         crashed = self.process.exitStatus() == qt.QProcess.CrashExit
         self._end(-abs(int(self.process.exitCode())) if crashed else int(self.process.exitCode()))
 
-    def _error(self, *_arguments: object) -> None:
-        if self.process.error() == qt.QProcess.FailedToStart:
+    def _error(self, error: object = None) -> None:
+        if error == qt.QProcess.FailedToStart:
             qt.QTimer.singleShot(0, lambda: self._end(127))
 
     def _end(self, code: int) -> None:

@@ -24,6 +24,12 @@ def of_families(families: tuple[str, ...]) -> list[MethodSpec]:
     return [method for method in load_catalogue().values() if method.family in families]
 
 
+def for_files() -> list[MethodSpec]:
+    """Every method but those for tests: what a batch on files can run."""
+    method_folders()
+    return [method for method in load_catalogue().values() if method.family != "test"]
+
+
 def has_weights(method_id: str) -> bool:
     return bool(weights.list_weights(method_id))
 

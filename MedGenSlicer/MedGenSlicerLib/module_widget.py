@@ -25,9 +25,9 @@ class MethodModuleWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     extras: Mapping[str, Any] = MappingProxyType({})
 
     def __init__(self, parent: Optional[Any] = None) -> None:
-        ScriptedLoadableModuleWidget.__init__(self, parent)
         VTKObservationMixin.__init__(self)
         self.panel: Optional[MethodPanel] = None
+        ScriptedLoadableModuleWidget.__init__(self, parent)  # without a parent it calls `setup` itself
 
     def setup(self) -> None:
         ScriptedLoadableModuleWidget.setup(self)

@@ -70,9 +70,9 @@ class QProcessTransport:
         crashed = self.process.exitStatus() == qt.QProcess.CrashExit
         self._ended(-abs(code) if crashed else code)
 
-    def _error(self, *_arguments: object) -> None:
-        """`finished` never comes for a program that could not be started."""
-        if self.process is not None and self.process.error() == qt.QProcess.FailedToStart:
+    def _error(self, error: object = None) -> None:
+        """`finished` never comes for a program that could not be started. (`process.error` is a signal to PythonQt.)"""
+        if error == qt.QProcess.FailedToStart:
             # from the event loop, since this signal may come inside client.submit
             qt.QTimer.singleShot(0, lambda: self._ended(127))
 

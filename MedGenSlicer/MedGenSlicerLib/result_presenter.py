@@ -138,8 +138,7 @@ def _segmentation(port: spec.Port, image: sitk.Image, name: str, record: RunReco
     oriented = yield from node_bridge.oriented_image_steps(image)
     segmentation = node.GetSegmentation()
     binary = slicer.vtkSegmentationConverter.GetSegmentationBinaryLabelmapRepresentationName()
-    set_source = getattr(segmentation, "SetSourceRepresentationName", None) or segmentation.SetMasterRepresentationName
-    set_source(binary)
+    segmentation.SetSourceRepresentationName(binary)
     labels = port.labels if isinstance(port, spec.LabelMap) else ()
     for label in labels or _labels_found(port, image):
         segment = slicer.vtkSegment()

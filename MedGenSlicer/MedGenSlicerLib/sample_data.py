@@ -19,7 +19,7 @@ def register() -> None:
     import SampleData
 
     logic = SampleData.SampleDataLogic
-    if any(source.sampleName == HEAD for source in slicer.modules.sampleDataSources.get(CATEGORY, [])):
+    if any(source.sampleName == HEAD for source in getattr(slicer.modules, "sampleDataSources", {}).get(CATEGORY, [])):
         return
     logic.registerCustomSampleDataSource(
         category=CATEGORY,
