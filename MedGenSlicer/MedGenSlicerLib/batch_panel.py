@@ -1,4 +1,4 @@
-"""Many cases with one method, in the background: which files, where the results go, how each case stands, the report."""
+"""Many cases with one method, in the background: which files, where results go, how each case stands, the report."""
 
 from __future__ import annotations
 

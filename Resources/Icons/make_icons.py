@@ -92,6 +92,13 @@ def job_list(p: Painter) -> None:
         p.drawRoundedRect(QtCore.QRectF(30, y, done, 15), 7, 7)
 
 
+def stack(p: Painter) -> None:
+    tile(p, INK)
+    for offset, colour in ((0, "#5d7488"), (13, TEAL), (26, PALE)):
+        fill(p, colour)
+        p.drawRoundedRect(QtCore.QRectF(26 + offset, 26 + offset, 50, 50), 8, 8)
+
+
 def eye(p: Painter, open_: bool) -> None:
     pen(p, INK if open_ else "#9aa7b2", 9)
     shape = QtGui.QPainterPath(QtCore.QPointF(12, 64))
@@ -148,7 +155,7 @@ def cube(p: Painter) -> None:
 def main() -> None:
     _app = QtWidgets.QApplication([])
     draw(ROOT / "Resources" / "Icons" / "MedGenSlicer.png", 128, extension)
-    for module, work in (("MedGenSegment", segment), ("MedGenJobs", job_list)):
+    for module, work in (("MedGenSegment", segment), ("MedGenJobs", job_list), ("MedGenBatch", stack)):
         draw(MODULES / module / "Resources" / "Icons" / f"{module}.png", 128, work)
     small = {
         "eye_on": lambda p: eye(p, True),
