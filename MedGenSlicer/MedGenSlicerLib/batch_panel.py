@@ -89,6 +89,8 @@ class BatchPanel:
         self.table.setEditTriggers(qt.QTableWidget.NoEditTriggers)
         self.table.verticalHeader().setVisible(False)
         self.table.horizontalHeader().setStretchLastSection(True)
+        self.table.setColumnWidth(0, 150)
+        self.table.setColumnWidth(1, 70)
         self.table.setMinimumHeight(200)
         self.table.setToolTip(_("How each case stands; a failed one says why."))
         inside.addWidget(self.table)
