@@ -106,6 +106,7 @@ def test_early_stop_keeps_the_best_networks(tmp_path: Path) -> None:
     outcome = train(Regression(), sample, tmp_path, config, validate)
     assert (outcome.step, outcome.best, outcome.finished) == (8, 0.5, True)
     assert torch.equal(outcome.networks["net"][0].weight, seen[1])
+    assert train(Regression(), sample, tmp_path, config, validate).step == 8  # a run that stopped early stays stopped
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert [line["validation"] for line in lines if "validation" in line] == [0.1, 0.5, 0.4, 0.3]
 
@@ -122,6 +123,22 @@ def test_cancel_leaves_a_checkpoint_to_go_on_from(tmp_path: Path) -> None:
     with pytest.raises(Cancelled):
         train(Regression(), sample, tmp_path, LoopConfig(50, device="cpu"), progress=Impatient())
     assert train(Regression(), sample, tmp_path, LoopConfig(7, device="cpu")).step == 7  # nothing was left to do
+
+
+def test_an_error_within_a_step_keeps_no_half_done_step(tmp_path: Path) -> None:
+    class Failing(TinyGan):
+        def run(self, batch, update):
+            self.count = getattr(self, "count", 0) + 1
+            if self.count == 8:  # the discriminator has moved, the generator has not
+                super().run(batch, lambda name, loss: update(name, loss) if name == "discriminator" else 1 / 0)
+            return super().run(batch, update)
+
+    config = LoopConfig(12, device="cpu", checkpoint_every=5)
+    with pytest.raises(ZeroDivisionError):
+        train(Failing(), sample, tmp_path / "failed", config)
+    resumed, whole = (train(TinyGan(), sample, tmp_path / name, config) for name in ("failed", "whole"))
+    for name, value in states(whole).items():
+        assert torch.equal(value, states(resumed)[name]), name
 
 
 def test_time_budget_stops_with_a_checkpoint(tmp_path: Path) -> None:

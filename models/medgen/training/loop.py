@@ -20,6 +20,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
+from medgen.errors import Cancelled
 from medgen.method import Progress, SilentProgress
 
 CHECKPOINT = "checkpoint.pt"
@@ -117,7 +118,7 @@ class _Run:
     def loop(self, sample: Sample, validate: Validate | None) -> Outcome:
         config, started = self.config, time.monotonic()
         figures: dict[str, float] = {}
-        stopped_early = False
+        stopped_early = self._out_of_patience()
         try:
             while self.number < config.steps and not stopped_early:
                 if config.max_seconds is not None and time.monotonic() - started > config.max_seconds:
@@ -131,8 +132,10 @@ class _Run:
                     stopped_early = self._validate(validate)
                 if self.number % config.checkpoint_every == 0:
                     self.save()
-        finally:
+        except Cancelled:  # raised between two steps; an error within one leaves a half-done step, which is not kept
             self.save()
+            raise
+        self.save()
         return Outcome(self._result(), self.number, stopped_early or self.number >= config.steps, self.best)
 
     def _due(self, every: int) -> bool:
@@ -184,6 +187,9 @@ class _Run:
             self.best_states = {name: _state(network) for name, network in networks.items()}
         else:
             self.waited += 1
+        return self._out_of_patience()
+
+    def _out_of_patience(self) -> bool:
         return self.config.patience is not None and self.waited >= self.config.patience
 
     def _result(self) -> dict[str, nn.Module]:

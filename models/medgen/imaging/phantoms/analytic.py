@@ -26,26 +26,27 @@ LOWEST, HIGHEST = (-88.0, -112.0, -142.0), (88.0, 112.0, 92.0)
 FACE: tuple[tuple[Any, ...], ...] = (
     (515, (48, 24, -52), (17, 20, 22)),
     (516, (50, 30, -60), (9, 9, 9)),
-    (515, (0, -30, -40), (24, 26, 15)),  # skull base
-    (516, (0, -8, -46), (12, 8, 8)),
-    (515, (28, -68, -62), (17, 17, 19)),
-    (0, (28, -68, -62), (14.5, 14.5, 16.5)),  # maxillary sinus
-    (0, (0, -36, -38), (13, 13, 9)),  # sphenoid sinus
+    (515, (0, -26, -48), (24, 26, 12)),  # skull base
+    (516, (0, -10, -52), (12, 8, 7)),
+    (515, (28, -66, -70), (17, 17, 17)),
+    (0, (28, -66, -70), (14.5, 14.5, 14.5)),  # maxillary sinus
+    (515, (0, -40, -52), (16, 16, 11)),
+    (0, (0, -40, -52), (13, 13, 8.5)),  # sphenoid sinus
     (515, (0, -92, 2), (20, 9, 13)),
     (0, (9, -92, 2), (7, 5, 9)),  # frontal sinus
-    (509, (0, -76, -50), (12, 26, 22)),
-    (0, (5, -80, -56), (2.2, 26, 15)),
-    (0, (0, -34, -62), (0, -26, -145), 8),  # pharynx
+    (509, (0, -76, -62), (12, 24, 24)),
+    (0, (5, -80, -66), (2.4, 24, 15)),
+    (0, (0, -42, -72), (0, -26, -145), 8),  # pharynx
     (0, (84, 14, -46), (44, 14, -44), 3.2),  # ear canal
     (515, (54, -10, -80), (50, -22, -62), 7),
     (515, (52, -14, -92), (14, -88, -108), 7.5),
     (515, (14, -88, -108), (0, -90, -108), 7.5),  # mandible
     (516, (50, -16, -93), (14, -86, -108), 4.2),
-    (507, (34, -78, -27), (17, 20, 15)),  # orbit: fat and muscle
-    (508, (44, -78, -26), (16, -42, -26), 2.6),
-    (508, (25, -78, -26), (13, -42, -27), 2.6),
-    (530, (34, -74, -27), (8, -26, -26), 2.4),
-    (506, (34, -84, -27), (12, 12, 12)),
+    (507, (34, -76, -38), (17, 22, 14)),  # orbit: fat and muscle
+    (508, (44, -78, -37), (18, -46, -40), 2.6),
+    (508, (25, -78, -38), (15, -46, -41), 2.6),
+    (530, (34, -74, -38), (9, -26, -27), 2.4),
+    (506, (34, -84, -38), (12, 12, 12)),
 )
 DEEP: tuple[tuple[Any, ...], ...] = (
     (16, (0, 10, -16), (0, 22, -78), 12),
@@ -122,23 +123,35 @@ def _in_tube(grid: tuple[Array, ...], start: Point, end: Point, radius: float) -
 
 
 def _paint(labels: Array, grid: tuple[Array, ...], shapes: tuple[tuple[Any, ...], ...]) -> None:
-    """Paints each shape and, where it lies on the left, its mirror image; skin and air outside the head stay."""
-    inside = (labels != 0) | (_radius(grid, (0, -8, -30), (70, 92, 100)) < 1)
-    z, y, x = grid
+    """Paints each shape and, where it lies on the left, its mirror image; the air outside the head stays."""
     for label, first, second, *radius in shapes:
+        reach = radius[0] if radius else np.asarray(second)
+        ends = np.asarray([first, second] if radius else [first])
         for side in (1, -1) if first[0] > 0 else (1,):
-            mirrored = z, y, x * side
-            region = _in_tube(mirrored, first, second, *radius) if radius else _radius(mirrored, first, second) < 1
-            labels[region & inside] = RIGHT_OF.get(label, label) if side < 0 else label
+            z, y, x = grid
+            axes, window = [], []
+            for axis, low, high in zip((z, y, x * side), (ends.min(0) - reach)[::-1], (ends.max(0) + reach)[::-1]):
+                near = np.flatnonzero((axis.ravel() >= low) & (axis.ravel() <= high))
+                window.append(slice(near[0], near[-1] + 1) if len(near) else slice(0, 0))
+                axes.append(axis)
+            box = tuple(np.take(a, range(w.start, w.stop), n) for n, (a, w) in enumerate(zip(axes, window)))
+            part = labels[tuple(window)]
+            region = _in_tube(box, first, second, *radius) if radius else _radius(box, first, second) < 1
+            part[region & _in_head(box)] = RIGHT_OF.get(label, label) if side < 0 else label
+
+
+def _in_head(grid: tuple[Array, ...]) -> Array:
+    """The soft outline of the head."""
+    z, y, x = grid
+    head = _radius(grid, (0, 2, -6), (82, 103, 86)) < 1
+    head |= _radius(grid, (0, -42, -62), (62, 62, 62)) < 1
+    head |= _radius(grid, (0, -100, -58), (12, 13, 20)) < 1  # nose
+    return head | ((((x / 60) ** 2 + ((y - 20) / 66) ** 2) < 1) & (z < -50))
 
 
 def _outer_head(labels: Array, grid: tuple[Array, ...], image: sitk.Image) -> None:
     """Soft tissue with a skin of 3 mm."""
-    z, y, x = grid
-    head = _radius(grid, (0, 2, -6), (82, 103, 86)) < 1
-    head |= _radius(grid, (0, -42, -62), (62, 62, 62)) < 1
-    head |= _radius(grid, (0, -100, -52), (12, 11, 20)) < 1  # nose
-    head |= (((x / 60) ** 2 + ((y - 20) / 66) ** 2) < 1) & (z < -50)
+    head = _in_head(grid)
     depth = sitk.GetArrayFromImage(
         sitk.SignedMaurerDistanceMap(like(head.astype(np.uint8), image), squaredDistance=False, useImageSpacing=True)
     )
@@ -149,14 +162,16 @@ def _outer_head(labels: Array, grid: tuple[Array, ...], image: sitk.Image) -> No
 def _skull_and_brain(labels: Array, grid: tuple[Array, ...], image: sitk.Image, rng: np.random.Generator) -> None:
     z, y, x = grid
     cavity = (_radius(grid, (0, 2, -6), (71, 90, 74)) - 1) * 78  # about mm outside the inner table
-    vault = (cavity < 8) & (z > -45 + 0.25 * np.minimum(y, 0))
+    floor = -52 - 0.42 * np.minimum(y, 0)  # the base of the skull rises towards the front
+    vault = (cavity < 8) & (z > floor - 5)
     labels[vault] = 515
     thickness = 5.2 + 0.8 * smooth_field(labels.shape, spacing_zyx(image), 30.0, rng)
     labels[vault & (cavity > 2.4) & (cavity < thickness) & (z > -30)] = 516
     inside = cavity < 0
-    labels[inside & (z > -50 + 0.3 * np.minimum(y, 0))] = 24
+    inside &= z > floor
+    labels[inside] = 24
     labels[(np.abs(x) < 4.5) & (cavity > -6) & inside & ((z > 10) | (y > 60)) & (y > -60)] = 514
-    _cerebrum(labels, grid, image, rng)
+    _cerebrum(labels, grid, image, inside, rng)
     cerebellum = np.minimum(*(_radius((z, y, x * side), (23, 46, -44), (27, 27, 21)) for side in (1, -1)))
     inner = (1 - cerebellum) * 24
     leaves = np.abs((z + 0.4 * y) % 7.0 - 3.5) < 2.2  # folia: thin leaves of cortex
@@ -167,21 +182,28 @@ def _skull_and_brain(labels: Array, grid: tuple[Array, ...], image: sitk.Image, 
     labels[core] = np.where(left, 7, 46)[core]
 
 
-def _cerebrum(labels: Array, grid: tuple[Array, ...], image: sitk.Image, rng: np.random.Generator) -> None:
-    """White matter under a cortex of 3 mm that follows random sulci, which are sheets of CSF 14 mm deep."""
+def _distance_to_sheets(image: sitk.Image, scale_mm: float, rng: np.random.Generator) -> Array:
+    """About mm to the zero surface of a random field: |f| / |grad f|."""
+    field = smooth_field(image.GetSize()[::-1], spacing_zyx(image), scale_mm, rng)
+    slope = np.sqrt(sum(g**2 for g in np.gradient(field, *spacing_zyx(image))))
+    return np.abs(field) / (slope + 0.02)
+
+
+def _cerebrum(
+    labels: Array, grid: tuple[Array, ...], image: sitk.Image, inside: Array, rng: np.random.Generator
+) -> None:
+    """White matter under a cortex of 3 mm that follows random sulci, which are sheets of CSF up to 15 mm deep."""
     z, y, x = grid
     lobes = [((0, -2, 6), (66, 84, 58)), ((40, -8, -26), (22, 38, 20)), ((-40, -8, -26), (22, 38, 20))]
     depth = np.maximum.reduce([(1 - _radius(grid, c, r)) * float(np.mean(r)) for c, r in lobes])
     depth = np.where((z < -8) & (y > 14), -1, depth)  # room for the cerebellum
-    folds = smooth_field(labels.shape, spacing_zyx(image), 11.0, rng)
-    slope = np.sqrt(sum(g**2 for g in np.gradient(folds, *spacing_zyx(image)))) + 0.02
-    from_sulcus = np.abs(folds) / slope  # mm to the nearest sulcus, near it
+    from_sulcus = np.minimum(*(_distance_to_sheets(image, 10.0, rng) for _ in range(2)))
     cleft = np.where(
         _radius(grid, (0, 0, 4), (50, 48, 26)) < 1, 1e3, np.abs(x)
     )  # between the hemispheres, not callosum
-    sulcus = ((from_sulcus < 0.9) & (depth < 15)) | (cleft < 1.6)
+    sulcus = ((from_sulcus < 0.7) & (depth < 15)) | (cleft < 1.6)
     cortex = (depth < 3.2) | ((from_sulcus < 3.8) & (depth < 18)) | (cleft < 4.5)
-    brain = depth > 0
+    brain = (depth > 0) & inside
     left = np.broadcast_to(x > 0, labels.shape)
     labels[brain] = np.where(left, 2, 41)[brain]
     labels[brain & cortex] = np.where(left, 3, 42)[brain & cortex]
