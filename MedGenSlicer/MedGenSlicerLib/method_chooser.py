@@ -9,7 +9,7 @@ import qt
 from slicer.i18n import tr as _
 
 from medgen.spec import MethodSpec
-from MedGenSlicerLib import model_card, widgets
+from MedGenSlicerLib import import_dialog, model_card, widgets
 
 
 class MethodChooser:
@@ -34,7 +34,12 @@ class MethodChooser:
             _("Shows the card of this method: paper, intended use, training data, known failures."),
             self.show_card,
         )
-        layout.addLayout(widgets.row(self.list, self.info, stretch=0))
+        self.more = widgets.tool(
+            "add",
+            _("Add a trained model: an nnU-Net results folder or a MONAI bundle becomes a method."),
+            self.ask_for_model,
+        )
+        layout.addLayout(widgets.row(self.list, self.info, self.more, stretch=0))
         self.summary = widgets.text_label()
         layout.addWidget(self.summary)
         self.search.textChanged.connect(lambda *_a: self._fill())
@@ -92,6 +97,15 @@ class MethodChooser:
         for index in range(self.list.property("count")):
             if self.list.itemData(index) == method_id:
                 self.list.setCurrentIndex(index)
+
+    def ask_for_model(self) -> None:
+        import_dialog.show(self.add)
+
+    def add(self, method: MethodSpec) -> None:
+        """Takes a method in, or its new version, and chooses it."""
+        self.methods[method.id] = method
+        self._fill()
+        self.choose(method.id)
 
     def show_card(self) -> None:
         if self.current is not None:

@@ -37,7 +37,6 @@ class MethodPanel:
         self, layout: Any, module_name: str, methods: Iterable[MethodSpec], extras: Optional[Mapping[str, Any]] = None
     ) -> None:
         self.module_name = module_name
-        self.methods = {m.id: m for m in methods}
         self.extras = extras or {}
         self.extra: Any = None
         self.state: Optional[PanelState] = None
@@ -45,12 +44,12 @@ class MethodPanel:
         self.ticket: Optional[Ticket] = None
         self.controller = jobs.controller()
         self._observed: list[tuple[Any, int]] = []
-        self._build(layout)
+        self._build(layout, methods)
         self.controller.listeners.append(self._job_changed)
 
-    def _build(self, layout: Any) -> None:
+    def _build(self, layout: Any, methods: Iterable[MethodSpec]) -> None:
         _button, inside = widgets.section(layout, _("Method"), _("What to do with the image."))
-        self.chooser = MethodChooser(inside, self.methods.values(), self._method_chosen)
+        self.chooser = MethodChooser(inside, methods, self._method_chosen)
         _button, inside = widgets.section(layout, _("Inputs"), _("What the method works on."))
         rows = qt.QVBoxLayout()
         inside.addLayout(rows)
@@ -141,7 +140,7 @@ class MethodPanel:
             return
         self._observed.append((node, node.AddObserver(vtkCommand.ModifiedEvent, lambda *_a: self.update())))
         self.sets.setCurrentNode(node)
-        if self.state.method_id in self.methods:
+        if self.state.method_id in self.chooser.methods:
             self.chooser.choose(self.state.method_id)
         elif self.chooser.current is not None:
             self.state.method_id = self.chooser.current.id

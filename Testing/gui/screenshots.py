@@ -68,7 +68,7 @@ def ready_method(panel, wanted: str, instead: str) -> str:
     """`wanted` if its weights are here, else another method, so that pictures can be made in every checkout."""
     from medgen import weights
 
-    method = panel.methods.get(wanted)
+    method = panel.chooser.methods.get(wanted)
     here = method is not None and (not method.weights or weights.list_weights(wanted))
     return wanted if here else instead
 
@@ -95,7 +95,7 @@ def segment(folder: Path) -> None:
 
 def few_planes(folder: Path) -> None:
     widget = DRIVER.open("MedGenSegment")
-    if "multiplanar_unet_few_planes" in widget.panel.methods:
+    if "multiplanar_unet_few_planes" in widget.panel.chooser.methods:
         widget.panel.chooser.choose("multiplanar_unet_few_planes")
         DRIVER.process(200)
         for view in ("Red", "Green"):
