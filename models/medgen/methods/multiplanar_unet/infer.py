@@ -34,14 +34,22 @@ def robust_scale(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
 
 def run(inputs: dict[str, Any], parameters: dict[str, Any], context: Context) -> dict[str, Any]:
     """inputs: image. outputs: segmentation (uint8), uncertainty (float32), both on the image's grid, and volumes."""
-    assert context.weights is not None
     context.progress.report("Loading the network", 0.0)
-    network = context.cached(
-        ("multiplanar_unet", str(context.weights), context.device),
-        lambda: unet_from_state(load_file(context.weights)).to(context.device).eval(),
-    )
+    network = load_network(context)
     labels, uncertainty = segment(inputs["image"], network, AXES[parameters["orientations"]], context)
     return {"segmentation": labels, "uncertainty": uncertainty, "volumes": volumes_table(labels)}
+
+
+def load_network(context: Context) -> UNet2d:
+    """The network of `context.weights`, kept for the next job."""
+    path = context.weights
+    assert path is not None
+
+    def load() -> UNet2d:
+        network = unet_from_state(load_file(path)).eval()
+        return network.to(context.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    return context.cached(("multiplanar_unet", str(path), context.device), load)
 
 
 def segment(

@@ -50,7 +50,7 @@ _TABLE = {
     20: ("Bone marrow", (190, 120, 70), _TISSUE, "14016003", "Bone marrow", (516,)),
     21: ("Eyes", (150, 200, 255), _ANATOMY, "81745001", "Eye", (506,)),
     22: ("Skin", (177, 122, 101), _TISSUE, "39937001", "Skin", (511,)),
-    23: ("Soft tissue", (128, 100, 80), _TISSUE, "87784001", "Soft tissue", (507, 508, 509, 530, 502, 514)),
+    23: ("Soft tissue", (128, 100, 80), _TISSUE, "87784001", "Soft tissue", (507, 508, 509, 520, 530, 502, 514)),
 }
 SOURCES: dict[int, tuple[int, ...]] = {value: row[5] for value, row in _TABLE.items()}
 LABELS = tuple(

@@ -68,8 +68,9 @@ def fit(
     generator: torch.Generator,
     device: str = "cpu",
     progress: Callable[[int, float], None] = lambda _update, _loss: None,
+    batch: int = BATCH,
 ) -> list[float]:
-    """Trains in place on batches of four planes; returns the loss of every update, leaves the network in eval mode.
+    """Trains in place on batches of `batch` planes; returns the loss of every update, leaves the network in eval mode.
 
     Adam (0.9, 0.999, eps 1e-7), the learning rate falling to a tenth along a cosine. progress: called after every
     update; what it raises ends the training.
@@ -83,9 +84,9 @@ def fit(
     for update in range(updates):
         for group in optimiser.param_groups:
             group["lr"] = learning_rate * (0.55 + 0.45 * math.cos(math.pi * update / updates))
-        pick = torch.randint(len(images), (BATCH,), generator=generator)
-        batch = augment(images[pick], labels[pick], known[pick], generator)
-        image, label, valid = (part.to(device) for part in batch)
+        pick = torch.randint(len(images), (batch,), generator=generator)
+        picked = augment(images[pick], labels[pick], known[pick], generator)
+        image, label, valid = (part.to(device) for part in picked)
         loss = masked_cross_entropy(network(image.contiguous(memory_format=torch.channels_last)), label, valid)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()

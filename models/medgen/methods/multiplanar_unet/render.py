@@ -180,7 +180,7 @@ def _sequence_signal(rng: np.random.Generator) -> Array:
 
 def _tissue_signal(rng: np.random.Generator) -> Array:
     """Mean signal of every tissue; the brightest common one near 1."""
-    if rng.random() < 0.65:
+    if rng.random() < 0.85:
         signal = _sequence_signal(rng)
         blood = rng.random()
         signal[_FLOWING] *= rng.uniform(0, 1) if blood < 0.6 else rng.uniform(1, 4)  # flow void, or contrast agent

@@ -1,0 +1,252 @@
+"""The claims of Laprade et al. 2021 that this project repeats, and the figures of the starter weights.
+
+`medgen prove multiplanar_unet`; what each check is, README.md tells. Data: generated; MNI152 from nilearn; the rendered
+and the real heads of the shared data, where they are.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import SimpleITK as sitk
+import torch
+from scipy import ndimage
+
+from medgen.imaging.geometry import to_array
+from medgen.imaging.phantoms import TEST_HEADS, crop_to_head, load_head, render_mr
+from medgen.method import Context, Progress, SilentProgress
+from medgen.methods.multiplanar_unet.infer import load_network, segment
+from medgen.methods.multiplanar_unet.labels import CLASSES, LABELS, SOURCES
+from medgen.methods.multiplanar_unet.learning import fit, masked_cross_entropy, probabilities
+from medgen.methods.multiplanar_unet.sampling import (
+    SparseVolume,
+    cut,
+    near_plane,
+    orientations,
+    painted_planes,
+    plane_points,
+    random_rotation,
+    training_planes,
+    vote,
+)
+from medgen.methods.multiplanar_unet.spec import HEAD
+from medgen.metrics.overlap import dice, dice_by_label
+from medgen.nets.unet2d import UNet2d
+from medgen.proofs import Mode, check, verdict
+from medgen.shared_data import shared_folder
+from medgen.weights import checked_weights
+
+Checks = list[dict[str, Any]]
+SIDE, STEPS, BATCH, LEARNING_RATE = 64, 220, 16, 2e-3
+GREY, WHITE = (2, 5, 6, 7, 8, 10, 11, 12), (1, 4, 9, 13, 14)  # as the MNI152 maps part the deep structures
+BRAIN = tuple(range(1, 17))
+
+
+def prove(mode: Mode = "normal", seed: int = 0, progress: Progress | None = None) -> dict[str, Any]:
+    """quick: one seed of the paper's claim, MNI152 from one direction; normal: all; full: ten seeds of the claim."""
+    progress = progress or SilentProgress()
+    skipped: list[str] = []
+    checks = [_parameters(), _mask(seed), *_geometry(seed)]
+    progress.report("Few planes", 0.05)
+    checks += _few_planes(seed, {"quick": 1, "normal": 3, "full": 10}[mode], progress)
+    progress.report("Real T1", 0.5)
+    context = Context(progress=_Inner(progress), weights=checked_weights(HEAD.id, HEAD.weights[0])[0])
+    axes = (0,) if mode == "quick" else (0, 1, 2)
+    checks += _mni(axes, context, skipped)
+    if mode == "quick":
+        skipped.append("Rendered and real heads are left out by --quick.")
+    elif shared_folder() is None:
+        skipped.append("Rendered and real heads need the shared data, which is not on this machine.")
+    else:
+        checks += _rendered(axes, context, seed) + _real(axes, context)
+    return verdict(HEAD.id, checks, skipped)
+
+
+class _Inner(SilentProgress):
+    """Lets a cancel through, keeps the bar of each single run to itself."""
+
+    def __init__(self, outer: Progress) -> None:
+        self.outer = outer
+
+    def raise_if_cancelled(self) -> None:
+        self.outer.raise_if_cancelled()
+
+
+# ------------------------------------------------------------------------------------------------------- small claims
+
+
+def _parameters() -> dict[str, Any]:
+    with torch.device("meta"):
+        count = sum(p.numel() for p in UNet2d(1, 64, 4).parameters())
+    return check("Parameters away from the paper's 31,044,289", abs(count - 31_044_289), 0, 0, higher=False)
+
+
+def _mask(seed: int) -> dict[str, Any]:
+    """Every label off the known pixels is drawn at random: no number of loss or gradient may change."""
+    torch.manual_seed(seed)
+    network, image = UNet2d(1, 8, 3), torch.randn(4, 1, 64, 64)
+    known = torch.rand(4, 64, 64) < 0.03
+    labels = torch.randint(0, 2, known.shape)
+    results = []
+    for truth in (labels, torch.where(known, labels, torch.randint(0, 2, known.shape))):
+        network.zero_grad()
+        loss = masked_cross_entropy(network(image), truth, known)
+        loss.backward()
+        results.append([loss.detach(), *(p.grad.clone() for p in network.parameters() if p.grad is not None)])
+    changed = sum(not torch.equal(a, b) for a, b in zip(*results, strict=True))
+    return check("Tensors that unknown labels change", changed, 0, 0, higher=False)
+
+
+def _geometry(seed: int) -> Checks:
+    """An identity network on a smooth sphere, three random rotations; one plane at identity orientation."""
+    z, y, x = np.mgrid[:SIDE, :SIDE, :SIDE].astype(np.float32) - (SIDE - 1) / 2
+    sphere = (1 / (1 + np.exp(np.sqrt(z**2 + y**2 + x**2) - 20))).astype(np.float32)
+    rng = np.random.default_rng(seed)
+    ways = [random_rotation(rng) for _ in range(3)]
+    result = vote(sphere, 0.0, ways, lambda planes: planes)
+    overlap = dice(result.mean[0].numpy() >= 0.5, sphere >= 0.5)
+    missed = int((result.visits != 3).sum())
+    stored = SparseVolume(sphere, (sphere > 0.5).astype(np.uint8), np.ones(sphere.shape, bool), 0.0)
+    middle = (SIDE - 1) / 2
+    plane = cut(stored, plane_points((17.0, middle, middle), (0, 1, 0), (0, 0, 1), SIDE))
+    wrong = int((plane[0] != stored.image[17]).sum() + (plane[1] != stored.labels[17]).sum())
+    return [
+        check("Geometry: Dice of a sphere turned, sliced and turned back", overlap, 0.98, 0),
+        check("Geometry: voxels not seen exactly K = 3 times", missed, 0, 0, higher=False),
+        check("Geometry: pixels of an untilted plane unlike the stored slice", wrong, 0, 0, higher=False),
+    ]
+
+
+# ------------------------------------------------------------------------------------------------- claim of the paper
+
+
+def blobs(rng: np.random.Generator) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8]]:
+    """A 64^3 volume (IQR about 1): ellipsoids, the targets, among hollow and small ones of the same brightness; noise."""
+    image = ndimage.gaussian_filter(rng.standard_normal((SIDE,) * 3, np.float32), 6)
+    image *= 0.3 / image.std()
+    truth = np.zeros(image.shape, np.uint8)
+    grid = np.stack(np.mgrid[:SIDE, :SIDE, :SIDE]).astype(np.float32)
+    taken = np.zeros(image.shape, bool)
+    for number in range(160):
+        kind = ("target", "target", "hollow", "small")[number % 4]
+        low, high = {"target": (4, 8), "hollow": (4, 7), "small": (2, 3)}[kind]
+        matrix = random_rotation(rng) / rng.uniform(low, high, 3)[:, None]
+        offset = grid - rng.uniform(4, SIDE - 5, 3)[:, None, None, None].astype(np.float32)
+        radius = np.sqrt((np.tensordot(matrix.astype(np.float32), offset, 1) ** 2).sum(0))
+        if (taken & (radius < 1.2)).any():
+            continue
+        taken |= radius < 1.2
+        image[(radius < 1) & ((radius > 0.62) | (kind != "hollow"))] += 1.5
+        truth[(radius < 1) & (kind == "target")] = 1
+    image = ndimage.gaussian_filter(image, 0.7) + 0.4 * rng.standard_normal(image.shape, np.float32)
+    return image / np.float32(np.subtract(*np.percentile(image, (75, 25)))), truth
+
+
+def few_planes_dice(planes: int, cuts: int, seed: int) -> float:
+    """Test Dice on a second volume after learning from `planes` random planes of a first, cut `cuts` times (0: the
+    planes as they are). Same seed: same volumes, same planes, same first weights."""
+    rng = np.random.default_rng(seed)
+    (image, truth), (test_image, test_truth) = blobs(rng), blobs(rng)
+    rng = np.random.default_rng(seed + 1000)
+    chosen = []
+    while len(chosen) < planes:
+        plane = (rng.uniform(12, SIDE - 12, 3), random_rotation(rng)[0])
+        if truth[near_plane(image.shape, *plane)].mean() > 0.05:  # a slice that shows the structure, as one would paint
+            chosen.append(plane)
+    known = np.zeros(image.shape, bool)
+    for plane in chosen:
+        known |= near_plane(image.shape, *plane)
+    sparse = SparseVolume(image, truth, known, float(np.percentile(image, 1)))
+    cut_planes = training_planes(sparse, cuts, SIDE, rng) if cuts else painted_planes(sparse, chosen, SIDE)
+    torch.manual_seed(seed)
+    network = UNet2d(1, 8, 3)
+    fit(network, cut_planes, STEPS, LEARNING_RATE, torch.Generator().manual_seed(seed), batch=BATCH)
+    with torch.inference_mode():
+        result = vote(test_image, sparse.pad, orientations(3, rng), lambda p: probabilities(network(p)), 8)
+    return dice(result.mean[0].numpy() >= 0.5, test_truth)
+
+
+def _few_planes(seed: int, seeds: int, progress: Progress) -> Checks:
+    settings = [(4, 0), (4, 128)] + ([(12, 0)] if seeds > 1 else [])
+    figures: dict[tuple[int, int], list[float]] = {setting: [] for setting in settings}
+    for number in range(seeds):
+        for setting in settings:
+            progress.raise_if_cancelled()
+            figures[setting].append(few_planes_dice(*setting, seed + number))
+        progress.report("Few planes", 0.05 + 0.45 * (number + 1) / seeds)
+    mean = {setting: float(np.mean(values)) for setting, values in figures.items()}
+    spread = {setting: float(np.std(values)) for setting, values in figures.items()}
+    checks = [
+        check(f"4 planes, 128 cuts against the 4 planes alone, Dice ({seeds} seeds)", mean[4, 128], mean[4, 0], 0.02)
+    ]
+    if seeds > 1:
+        checks.append(check("the same, standard deviation over seeds", spread[4, 128], spread[4, 0], 0, higher=False))
+        checks.append(check("4 planes, 128 cuts against 12 planes alone, Dice", mean[4, 128], mean[12, 0], -0.03))
+    return checks
+
+
+# ----------------------------------------------------------------------------------------------------- starter weights
+
+
+def _mni(axes: tuple[int, ...], context: Context, skipped: list[str]) -> Checks:
+    found = importlib.util.find_spec("nilearn")
+    if found is None or found.origin is None:
+        skipped.append("MNI152 needs the package nilearn (extra 'demo').")
+        return []
+    folder = Path(found.origin).parent / "datasets" / "data"
+    t1, grey, white = (
+        sitk.ReadImage(str(folder / f"mni_icbm152_{kind}_tal_nlin_sym_09a_converted.nii.gz"))
+        for kind in ("t1", "gm", "wm")
+    )
+    labels = to_array(segment(t1, load_network(context), axes, context)[0])
+    return [
+        check("MNI152: Dice of grey matter (bar 0.80)", dice(np.isin(labels, GREY), to_array(grey) > 127), 0.80, 0),
+        check("MNI152: Dice of white matter (bar 0.80)", dice(np.isin(labels, WHITE), to_array(white) > 127), 0.80, 0),
+    ]
+
+
+def classes_of(labels: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
+    """Values of a head label map to those of `labels.LABELS`."""
+    table = np.zeros(1024, np.uint8)
+    for value, sources in SOURCES.items():
+        table[list(sources)] = value
+    return table[labels]
+
+
+def _rendered(axes: tuple[int, ...], context: Context, seed: int) -> Checks:
+    """Heads that no training saw, in three contrasts: mean Dice over the structures of more than 5 ml."""
+    network, checks, everything = load_network(context), [], []
+    for contrast in ("T1", "T2", "PD"):
+        figures = []
+        for number in TEST_HEADS:
+            head = crop_to_head(load_head(number))
+            image = render_mr(head, contrast, np.random.default_rng(seed + number))
+            truth = classes_of(to_array(head))
+            found = to_array(segment(image, network, axes, context)[0])
+            sizes = np.bincount(truth.ravel(), minlength=CLASSES)
+            large = [label.value for label in LABELS if sizes[label.value] > 5000]
+            figures += list(dice_by_label(found, truth, large).values())
+        everything += figures
+        checks.append(check(f"Rendered {contrast}, heads 17 to 20: mean Dice", float(np.mean(figures)), 0.85, 0))
+    checks.append(check("Rendered T1, T2, PD: mean Dice (bar 0.85)", float(np.mean(everything)), 0.85, 0))
+    return checks
+
+
+def _real(axes: tuple[int, ...], context: Context) -> Checks:
+    """Two real T1 with skull: nearly all of the brain in one piece, and of a plausible size."""
+    folder, network, checks = shared_folder(), load_network(context), []
+    assert folder is not None
+    for name in ("studyforrest_T1w_1mm", "colin27_ch2_T1_1mm"):
+        image = sitk.ReadImage(str(folder / "mr_heads" / f"{name}.nii.gz"))
+        brain = np.isin(to_array(segment(image, network, axes, context)[0]), BRAIN)
+        pieces, _ = ndimage.label(brain)
+        sizes = np.bincount(pieces.ravel())[1:]
+        short = name.split("_")[0]
+        checks.append(check(f"{short}: share of the brain in one piece", float(sizes.max() / sizes.sum()), 0.98, 0))
+        litres = float(sizes.max()) * float(np.prod(image.GetSpacing())) / 1e6
+        checks.append(check(f"{short}: litres away from 1.35", abs(litres - 1.35), 0.35, 0, higher=False))
+    return checks
