@@ -60,7 +60,7 @@ def segment(
     context.progress.report("Preparing the image", 0.02)
     model_image = resample(upright, grid_like(upright, SPACING_MM))
     head = crop_to_mask(model_image, foreground_mask(model_image), margin_mm=3)
-    scores = vote(torch.from_numpy(robust_scale(to_array(head))), network, axes, context)
+    scores = vote(torch.from_numpy(robust_scale(to_array(head).astype(np.float32))), network, axes, context)
     context.progress.report("Returning to the image's grid", 0.97)
     best, chosen = scores.max(dim=0)
     unsure = 1 - best.float() / len(axes)

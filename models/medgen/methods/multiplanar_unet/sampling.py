@@ -133,7 +133,7 @@ def painted_planes(volume: SparseVolume, planes: Sequence[tuple[Array, Array]], 
     found = []
     for point, normal in planes:
         unit = np.asarray(normal, float) / np.linalg.norm(normal)
-        centre = middle + ((np.asarray(point) - middle) @ unit) * unit
+        centre = middle + ((np.asarray(point, float) - middle) @ unit) * unit
         found.append(cut(volume, plane_points(centre, *plane_axes(unit), side))[:3])
     images, labels, known = (np.stack(part) for part in zip(*found, strict=True))
     return CutPlanes(images, labels, known)
@@ -248,7 +248,7 @@ def _rotated(
     for z in range(image.shape[0]):  # a slice at a time: the positions take six times an image's memory
         grid = np.stack(np.meshgrid(z, *(np.arange(n) for n in image.shape[1:]), indexing="ij")).astype(float)
         where = np.tensordot(rotation.T, grid - middle[:, None, None, None], 1) + half
-        visits[z] = ((where >= 0) & (where <= side - 1)).all(0)[0]
+        visits[z] = np.all((where >= 0) & (where <= side - 1), axis=(0, 1))
         for channel, values in enumerate(turned):
             back[channel, z] = ndimage.map_coordinates(values, where, order=1)[0]
     return torch.from_numpy(back), visits

@@ -34,9 +34,10 @@ PAPER = Paper(
 
 
 def head_fitness(facts: Mapping[str, ImageFacts]) -> list[FitnessWarning]:
-    image, found = facts.get("image"), []
+    image = facts.get("image")
+    found: list[str] = []
     if image is None:
-        return found
+        return []
     if image.modality == "CT" or image.minimum < -500:
         found.append("This looks like a CT; the weights know MR only.")
     if max(image.spacing_mm) > 3:
