@@ -16,10 +16,10 @@ Mask = npt.NDArray[np.bool_]
 def foreground_mask(image: sitk.Image, coarse_mm: float = 3.0) -> sitk.Image:
     """Head or body in CT (HU) or MR, with or without skull: uint8 0/1 on the image's grid, in one piece, holes filled.
 
-    Works on voxels of `coarse_mm`. CT: above -500 HU. MR: above the threshold of Otsu (IEEE TSMC 9:62, 1979) found on the
-    square root of the intensity, which keeps bright fat from raising it, and lowered so that dark tissue stays in. Then
-    the largest piece, parted from couch and head rest by one erosion; holes filled in every plane, so that sinuses,
-    airways and lungs count as inside. An image without contrast is all foreground.
+    Works on voxels of `coarse_mm`. CT: above -500 HU. MR: above the threshold of Otsu (IEEE TSMC 9:62, 1979) found on
+    the square root of the intensity, which keeps bright fat from raising it, and lowered so that dark tissue stays in.
+    Then the largest piece, parted from couch and head rest by one erosion; holes filled in every plane, so that
+    sinuses, airways and lungs count as inside. An image without contrast is all foreground.
     """
     coarse = grid_like(image, np.maximum(image.GetSpacing(), coarse_mm).tolist())
     values = to_array(resample(image, coarse)).astype(np.float32)

@@ -91,10 +91,9 @@ def sliding_window(
     device = torch.device(device)
     before = [max(0, p - n) // 2 for n, p in zip(spatial, patch, strict=True)]
     volume = _pad(volume, patch, before, pad_value)
-    box = _bounding_box(foreground, spatial)
-    rows = _rows(tuple(volume.shape[1:]), patch, overlap, before, box, foreground, scheme)
+    rows = _rows(tuple(volume.shape[1:]), patch, overlap, before, foreground, scheme)
     total, done = sum(len(row) for row in rows), 0
-    blend = _Blend(spatial, patch, before, box, foreground, fill, reduce, scheme, device, volume.device)
+    blend = _Blend(spatial, patch, before, foreground, fill, reduce, scheme, device, volume.device)
     with torch.no_grad(), torch.autocast(device.type, torch.float16, enabled=half and device.type == "cuda"):
         for row in rows:
             blend.finish_before(row[0][0])
@@ -136,7 +135,6 @@ def _rows(
     patch: tuple[int, ...],
     overlap: float,
     before: list[int],
-    box: list[tuple[int, int]],
     foreground: torch.Tensor | None,
     scheme: Scheme,
 ) -> list[list[tuple[int, ...]]]:
@@ -155,28 +153,29 @@ def _rows(
     return [row for row in rows if row] or [[tuple(0 for _ in patch)]]
 
 
+@dataclass
 class _Blend:
-    """Weighted sum of window scores, kept for one patch's worth of planes along the first axis (a ring)."""
+    """Weighted sum of window scores, kept for one patch's worth of planes along the first axis (a ring).
 
-    def __init__(
-        self,
-        spatial: tuple[int, ...],
-        patch: tuple[int, ...],
-        before: list[int],
-        box: list[tuple[int, int]],
-        foreground: torch.Tensor | None,
-        fill: float | Sequence[float],
-        reduce: Reduce,
-        scheme: Scheme,
-        device: torch.device,
-        home: torch.device,
-    ) -> None:
-        self.spatial, self.patch, self.before, self.box = spatial, patch, before, box
-        self.foreground, self.fill, self.reduce, self.device, self.home = foreground, fill, reduce, device, home
-        self.weights = scheme.weights(patch).to(device, scheme.dtype)
-        self.next_plane = box[0][0]  # first plane not yet finished
-        self.end_plane = box[0][0]  # planes from here on have had no window yet
-        self.output: torch.Tensor | None = None
+    before: voxels of padding at the low ends; home: the device of the result.
+    """
+
+    spatial: tuple[int, ...]
+    patch: tuple[int, ...]
+    before: list[int]
+    foreground: torch.Tensor | None
+    fill: float | Sequence[float]
+    reduce: Reduce
+    scheme: Scheme
+    device: torch.device
+    home: torch.device
+    output: torch.Tensor | None = None
+
+    def __post_init__(self) -> None:
+        self.box = _bounding_box(self.foreground, self.spatial)
+        self.weights = self.scheme.weights(self.patch).to(self.device, self.scheme.dtype)
+        self.next_plane = self.box[0][0]  # first plane not yet finished
+        self.end_plane = self.box[0][0]  # planes from here on have had no window yet
 
     def _start(self, channels: int) -> None:
         face = [high - low for low, high in self.box[1:]]
@@ -235,13 +234,13 @@ class _Blend:
             values = sums.div_(norms.masked_fill_(norms == 0, 1))
             if self.reduce == "probability":
                 values = values.softmax(0) if sums.shape[0] > 1 else values.sigmoid()
-        face = tuple(slice(low, high) for low, high in self.box[1:])
-        target = self.output[z] if self.reduce == "argmax" else self.output[:, z]  # type: ignore[index]
-        target, values = target[(..., *face)], values.to(self.home, target.dtype)
-        if self.foreground is None:
-            target.copy_(values)
-        else:
-            target.copy_(torch.where(self.foreground[z][face].to(self.home), values, target))
+        assert self.output is not None
+        face: Box = tuple(slice(low, high) for low, high in self.box[1:])
+        target = (self.output[z] if self.reduce == "argmax" else self.output[:, z])[(..., *face)]
+        values = values.to(self.home, target.dtype)
+        if self.foreground is not None:
+            values = torch.where(self.foreground[z][face].to(self.home), values, target)
+        target.copy_(values)
         sums.zero_()
         norms.zero_()
 
