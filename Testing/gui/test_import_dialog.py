@@ -32,7 +32,7 @@ def test_a_bundle_is_added_only_after_consent(driver, dialog, tmp_path):
     driver.wait(lambda: made.process is None, 60)
     assert made.status.label.text().startswith("Added: "), made.status.label.text()
     assert segment.method is not None and segment.method.id.startswith("monai_")
-    segment.state.set_input_nodes("image", [driver.head("Head CT")])
+    segment.state.set_input_nodes(segment.method.inputs[0].name, [driver.head("Head CT")])
     driver.process()
     results = driver.run(segment, 120).results()
     assert results, segment.ticket.error
