@@ -43,6 +43,12 @@ def disk_bytes(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else 0
 
 
+def short_path(path: str) -> str:
+    """With ~ for the home folder: the panel is narrow."""
+    home = str(Path.home())
+    return "~" + path[len(home) :] if path.startswith(home + os.sep) else path
+
+
 def size_text(count: int) -> str:
     return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
 
@@ -142,14 +148,14 @@ class EnvironmentPanel:
         known = self.status
         self.labels["state"].setText(known.get("sentence", _("Looking...")))
         version = known.get("python_version", "")
-        self.labels["python"].setText(f"{jobs.interpreter()}" + (f" ({version})" if version else ""))
+        self.labels["python"].setText(short_path(jobs.interpreter()) + (f" ({version})" if version else ""))
         versions = known.get("versions", {})
         shown = [f"{name} {versions[name]}" for name in PACKAGES_SHOWN if versions.get(name)]
         self.labels["packages"].setText(", ".join(shown) or "-")
         devices = [d["title"] for d in jobs.known_devices()] or known.get("gpus") or []
         self.labels["devices"].setText(", ".join(devices) or _("CPU ({n} cores)").format(n=os.cpu_count()))
         disk = known.get("disk_bytes", 0)
-        self.labels["disk"].setText(f"{size_text(disk)}, {environment_folder()}" if disk else "-")
+        self.labels["disk"].setText(size_text(disk) if disk else "-")
         self._show_process()
         working = bool(known.get("works"))
         self.set_up.setText(_("Repair") if known.get("disk_bytes") and not working else _("Set up"))

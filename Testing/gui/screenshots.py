@@ -6,7 +6,9 @@ Run by `medgen screenshots`; without a folder they go to Resources/Screenshots, 
 from __future__ import annotations
 
 import json
+import os
 import sys
+import tempfile
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -84,7 +86,7 @@ def segment(folder: Path) -> None:
     panel.chooser.choose(ready_method(panel, "multiplanar_unet", "gui_threshold"))
     DRIVER.process(200)
     grab(widget.parent, folder / "MedGenSegment-start.png")
-    ticket = DRIVER.run(panel, 300)
+    ticket = DRIVER.run(panel, 1200)
     assert ticket.state == "finished", ticket.error
     result = next(n for n in ticket.results() if n.IsA("vtkMRMLSegmentationNode"))
     result_presenter.set_three_d_shown(result, True)
@@ -111,6 +113,7 @@ def other_panels(folder: Path) -> None:
         if name != "MedGenSegment":
             widget = DRIVER.open(name)
             if hasattr(widget, "environment"):
+                widget.environment.folders.setText("")
                 DRIVER.wait(lambda shown=widget: shown.environment.status, 60)
             grab(widget.parent, folder / f"{name}.png")
 
@@ -130,13 +133,17 @@ def main() -> None:
     global DRIVER
     folder = Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "Resources" / "Screenshots"
     folder.mkdir(parents=True, exist_ok=True)
+    home = Path(tempfile.mkdtemp(prefix="medgen-screenshots-"))  # no folder of this machine in a picture
+    os.environ.update(HOME=str(home), MEDGEN_DATA=str(home / "medgen"))
+    (home / "medgen").mkdir()
+    (home / "medgen" / "environment").symlink_to(sys.prefix)
     harness.start()
     from driver import Driver
 
-    from MedGenSlicerLib import jobs, settings
+    from MedGenSlicerLib import jobs, method_catalogue, settings
 
-    settings.put("python", sys.executable)
-    settings.put("method_folders", str(HERE / "methods"))
+    if not method_catalogue.has_weights("multiplanar_unet"):
+        settings.put("method_folders", str(HERE / "methods"))
     DRIVER = Driver()
     DRIVER.reset()
     segment(folder)
