@@ -10,7 +10,7 @@ ENVIRONMENT = "MEDGEN_SHARED"
 
 
 def shared_folder() -> Optional[Path]:
-    """The data folder: what MEDGEN_SHARED names, else `../shared/data` beside the checkout; None where it is missing."""
+    """The data folder: what MEDGEN_SHARED names, else `../shared/data` beside the checkout; None if missing."""
     named = os.environ.get(ENVIRONMENT)
     folder = Path(named) if named else Path(__file__).resolve().parents[3] / "shared" / "data"
     return folder if folder.is_dir() else None
