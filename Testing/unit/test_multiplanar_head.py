@@ -95,7 +95,7 @@ def test_cancel_ends_the_labelling(weights):
 def test_every_label_has_a_code_a_colour_and_its_own_name():
     assert [label.value for label in LABELS] == list(range(1, CLASSES))
     assert len({label.name for label in LABELS}) == len({label.colour for label in LABELS}) == len(LABELS)
-    assert all(label.terminology.type.scheme == "SCT" for label in LABELS)
+    assert all(label.terminology.type.scheme in {"SCT", "DCM"} for label in LABELS)
 
 
 @pytest.mark.parametrize(
