@@ -1,4 +1,4 @@
-"""The main job on a real image, without Slicer: segment the MNI152 T1 that nilearn ships, write results and pictures."""
+"""The main job on a real image, without Slicer: segment the MNI152 T1 that nilearn ships, and draw the result."""
 
 from __future__ import annotations
 
