@@ -135,6 +135,9 @@ def _segmentation(port: spec.Port, image: sitk.Image, name: str, record: RunReco
     node = slicer.mrmlScene.CreateNodeByClass("vtkMRMLSegmentationNode")
     node.UnRegister(None)
     node.SetName(name)
+    if image.GetPixelID() not in (sitk.sitkUInt8, sitk.sitkUInt16):  # what Slicer's segmentations hold
+        image = sitk.Cast(image, sitk.sitkUInt16)
+        yield
     oriented = yield from node_bridge.oriented_image_steps(image)
     segmentation = node.GetSegmentation()
     binary = slicer.vtkSegmentationConverter.GetSegmentationBinaryLabelmapRepresentationName()

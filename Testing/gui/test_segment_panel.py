@@ -366,3 +366,14 @@ def test_a_sequence_runs_frame_by_frame_into_the_same_browser(driver):
         expected = ((voxels.max() - voxels) / max(1e-6, voxels.max() - voxels.min()) * 1500 - 1000).astype(np.int16)
         image = node_bridge.volume_image(made.GetNthDataNode(number))
         assert np.abs(node_bridge.sitk.GetArrayFromImage(image) - expected).max() <= 1
+
+
+def test_a_removed_or_renamed_result_is_shown_as_it_is(driver, panel):
+    labels, counts = driver.run(panel).results()
+    row = panel.results.rows[0]
+    row.name.setText("My tissues")
+    row.name.editingFinished.emit()
+    assert labels.GetName() == "My tissues"
+    driver.scene.RemoveNode(counts)
+    driver.process(50)
+    assert [r.node_id for r in panel.results.rows] == [labels.GetID()]
