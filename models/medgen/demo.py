@@ -17,6 +17,7 @@ from medgen.worker.jobs import Event
 from medgen.worker.local import LocalWorker
 
 METHOD = "multiplanar_unet"
+HIDDEN = {"Cerebrospinal fluid"}  # in 3D it would cover the brain
 NOTE = "Made by a network trained on rendered images. Research only, not for diagnosis or treatment."
 
 
@@ -47,7 +48,8 @@ def run_demo(folder: Path, worker: LocalWorker, on_event: Callable[[Event], None
     files = {path: known.get(path.name, "") for path in written}
     rendering.three_planes(image, marks, labels, folder / "planes.png", title, NOTE)
     files[folder / "planes.png"] = "three planes, without and with overlay"
-    if rendering.surface_view(marks, labels, folder / "surfaces.png", title, NOTE):
+    solid = [x for x in labels if x.name not in HIDDEN]
+    if rendering.surface_view(marks, solid, folder / "surfaces.png", title, NOTE):
         files[folder / "surfaces.png"] = "3D view, whole and cut open"
     else:
         files[folder / "surfaces.png"] = "not made: this machine cannot draw 3D"

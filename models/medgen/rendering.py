@@ -46,8 +46,10 @@ def three_planes(
     """
     upright = [sitk.DICOMOrient(x, "LPS") for x in (image, labelmap)]
     voxels, marks = (sitk.GetArrayFromImage(x) for x in upright)
-    spacing = upright[0].GetSpacing()[::-1]
     low, high = np.percentile(voxels, (0.5, 99.5))
+    box = _content((marks > 0) | (voxels > low + 0.1 * (high - low)), margin=8)
+    voxels, marks = voxels[box], marks[box]
+    spacing = upright[0].GetSpacing()[::-1]
     colours = _colour_table(labels, int(marks.max()), opacity=0.5)
     extent = [n * mm for n, mm in zip(voxels.shape, spacing, strict=True)]
     sizes = [(extent[down], extent[across]) for _, down, across, _ in PLANES]
@@ -68,6 +70,12 @@ def three_planes(
             _write_directions(axes, letters)
         left += width * inches + GAP
     figure.savefig(path, dpi=110, facecolor="black")
+
+
+def _content(mask: np.ndarray, margin: int) -> tuple[slice, ...]:
+    """The box around what is True, `margin` voxels wider where there is room; everything where nothing is True."""
+    hits = [np.flatnonzero(mask.any(tuple(i for i in range(3) if i != axis))) for axis in range(3)]
+    return tuple(slice(max(0, h[0] - margin), h[-1] + 1 + margin) if len(h) else slice(None) for h in hits)
 
 
 def _richest(marks: np.ndarray, axis: int) -> int:
@@ -132,7 +140,8 @@ def _framed_figure(
 
 
 def surface_view(labelmap: sitk.Image, labels: Sequence[Label], path: Path, title: str, note: str) -> bool:
-    """PNG of the labels' surfaces, whole and with a corner cut away. False where this machine cannot draw 3D.
+    """PNG of the surfaces of these labels (others are clear), whole and with a corner cut away. False where this
+    machine cannot draw 3D.
 
     Drawn in a process of its own: without a usable OpenGL library, VTK takes its process down.
     """
@@ -140,7 +149,7 @@ def surface_view(labelmap: sitk.Image, labels: Sequence[Label], path: Path, titl
 
     with tempfile.TemporaryDirectory() as folder:
         drawn = Path(folder) / "surfaces.png"
-        arguments = (_coarse(labelmap), _colour_table(labels, 0, opacity=1.0), str(drawn))
+        arguments = (_coarse(labelmap, labels), _colour_table(labels, 0, opacity=1.0), str(drawn))
         process = multiprocessing.get_context("spawn").Process(target=_draw_surfaces, args=arguments)
         process.start()
         process.join()
@@ -154,16 +163,17 @@ def surface_view(labelmap: sitk.Image, labels: Sequence[Label], path: Path, titl
     return True
 
 
-def _coarse(labelmap: sitk.Image, spacing_mm: float = 1.5) -> np.ndarray:
-    """The label map in LPS order on a cubic grid, axes (S, P, L), cut to what is labelled, with a border of 0."""
+def _coarse(labelmap: sitk.Image, labels: Sequence[Label], spacing_mm: float = 1.5) -> np.ndarray:
+    """The label map in LPS order on a cubic grid, axes (S, P, L), cut to what is labelled, with a border of 0; only
+    the given labels."""
     image = sitk.DICOMOrient(sitk.Cast(labelmap, sitk.sitkUInt16), "LPS")
     size = [max(1, round(n * s / spacing_mm)) for n, s in zip(image.GetSize(), image.GetSpacing(), strict=True)]
     steps = [spacing_mm] * 3
     nearest = sitk.sitkNearestNeighbor
     grid = sitk.Resample(image, size, sitk.Transform(), nearest, image.GetOrigin(), steps, image.GetDirection())
     marks = sitk.GetArrayFromImage(grid)
-    ends = [np.flatnonzero(marks.any(tuple(i for i in range(3) if i != axis))) for axis in range(3)]
-    return np.pad(marks[tuple(slice(e[0], e[-1] + 1) if len(e) else slice(0, 1) for e in ends)], 2)
+    marks[~np.isin(marks, [x.value for x in labels if x.value])] = 0
+    return np.pad(marks[_content(marks > 0, margin=0)], 2)
 
 
 def _draw_surfaces(marks: np.ndarray, colours: np.ndarray, path: str) -> None:
