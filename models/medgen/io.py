@@ -7,7 +7,9 @@ regions: Slicer's markups (.mrk.json) or plain JSON as `medgen.spec` describes i
 from __future__ import annotations
 
 import csv
+import gzip
 import json
+import struct
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from medgen.errors import BadInput
 
 IMAGE_SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd", ".png", ".jpg", ".jpeg", ".tif", ".tiff")
 IMAGE_PORTS = (s.Image, s.Mask, s.LabelMap, s.Probability)
+NIFTI_FLOATS = {16: "f4", 64: "f8"}  # datatype code: numpy's name
 
 
 def is_dicom(path: Path) -> bool:
@@ -42,13 +45,34 @@ def read_image(path: Path) -> tuple[sitk.Image, str]:
         if not path.name.lower().endswith(IMAGE_SUFFIXES):
             raise BadInput(f"'{path}' is no image file that MedGen reads (NIfTI, NRRD, MHA, PNG or a DICOM folder).")
         image = sitk.ReadImage(str(path))
+        if ".nii" in path.suffixes and not _nifti_is_finite(path):
+            raise BadInput(f"'{path}' contains NaN or infinite values.")
     except PermissionError:
         raise BadInput(f"'{path}' may not be read: permission denied.") from None
-    except RuntimeError as error:
+    except (RuntimeError, EOFError, OSError, struct.error) as error:
         if "orthonormal" in str(error):
             raise BadInput(f"The axes of '{path}' are not at right angles; resample it first.") from error
         raise BadInput(f"'{path}' cannot be read as an image: it is damaged or not what its name says.") from error
     return image, ""
+
+
+def _nifti_is_finite(path: Path) -> bool:
+    """Asks the file itself, since ITK puts 0 for NaN and infinity as it reads NIfTI. Offsets: NIfTI-1 and NIfTI-2
+    headers."""
+    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as stream:
+        header = stream.read(540)
+        order = "<" if header[0] in (348 & 255, 540 & 255) else ">"
+        second = struct.unpack_from(order + "i", header)[0] == 540
+        (kind,) = struct.unpack_from(order + "h", header, 12 if second else 70)
+        (start,) = struct.unpack_from(order + ("q" if second else "f"), header, 168 if second else 108)
+        if kind not in NIFTI_FLOATS:
+            return True
+        stream.seek(int(start))
+        number = np.dtype(order + NIFTI_FLOATS[kind])
+        while data := stream.read(1 << 24):
+            if not np.isfinite(np.frombuffer(data, number, len(data) // number.itemsize)).all():
+                return False
+    return True
 
 
 # ------------------------------------------------------------------------------------------------------ markups, tables
