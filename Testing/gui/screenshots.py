@@ -75,11 +75,27 @@ def ready_method(panel, wanted: str, instead: str) -> str:
     return wanted if here else instead
 
 
-def segment(folder: Path) -> None:
-    """Load the sample head, run, correct nothing yet: the tutorial's first picture."""
-    from MedGenSlicerLib import result_presenter, sample_data, views
+def head_image():
+    """A real T1 (MNI152, which nilearn ships), or the drawn sample where nilearn is missing."""
+    import slicer
 
-    volume = sample_data.load_head()
+    from medgen.demo import mni152_file
+    from medgen.errors import MedGenError
+    from MedGenSlicerLib import sample_data
+
+    try:
+        volume = slicer.util.loadVolume(str(mni152_file("t1")))
+    except MedGenError:
+        return sample_data.load_head()
+    volume.SetName("MNI152 T1")
+    return volume
+
+
+def segment(folder: Path) -> None:
+    """Load a head, run, correct nothing yet: the tutorial's first picture."""
+    from MedGenSlicerLib import result_presenter, views
+
+    volume = head_image()
     views.show_background(volume)
     widget = DRIVER.open("MedGenSegment")
     panel = widget.panel
