@@ -70,10 +70,10 @@ def methods(as_json: Json = False) -> None:
     if as_json:
         print(json.dumps([describe(spec) for spec in catalogue.values()], indent=1))
         return
-    table = Table(Column("Method", no_wrap=True), "What it does", "Inputs (? optional)", "Paper", box=None)
+    table = Table(Column("Method", no_wrap=True), "What it does, and its inputs (? optional)", box=None)
     for spec in catalogue.values():
         inputs = ", ".join(port.name + ("" if port.required else "?") for port in spec.inputs)
-        table.add_row(spec.id, spec.summary, inputs, f"{spec.paper.authors.split(',')[0]} {spec.paper.year}")
+        table.add_row(spec.id, f"{spec.summary}\nInputs: {inputs}\n")
     out.print(table)
 
 

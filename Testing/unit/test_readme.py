@@ -1,0 +1,48 @@
+"""The README's tables are in step with the code. `python Testing/unit/test_readme.py` writes the methods anew."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from medgen.catalogue import load_catalogue
+from medgen.spec import MethodSpec
+
+ROOT = Path(__file__).resolve().parents[2]
+README = ROOT / "README.md"
+TABLE = re.compile(r"(?<=<!-- methods -->\n).*?(?=\n<!-- /methods -->)", re.DOTALL)
+
+
+def own_methods() -> list[MethodSpec]:
+    return [s for s in load_catalogue().values() if s.run.startswith("medgen.methods.") and s.family != "test"]
+
+
+def method_table() -> str:
+    rows = ["| method | what it does | inputs | weights | paper |", "|---|---|---|---|---|"]
+    for spec in own_methods():
+        inputs = ", ".join(port.title + ("" if port.required else " (optional)") for port in spec.inputs)
+        authors, weights = spec.paper.authors.split(",")[0], "yes" if spec.weights else "none needed"
+        paper = f"[{authors} {spec.paper.year}](https://doi.org/{spec.paper.doi})"
+        rows.append(f"| `{spec.id}` | {spec.summary} | {inputs} | {weights} | {paper} |")
+    return "\n".join(rows)
+
+
+def test_the_table_of_methods_is_the_catalogue() -> None:
+    found = TABLE.search(README.read_text("utf-8"))
+    assert found is not None
+    assert found.group() == method_table()
+
+
+def test_every_slicer_module_is_in_the_table_of_modules() -> None:
+    modules = {path.stem for path in ROOT.glob("MedGenSlicer/MedGen*/MedGen*.py") if path.stem == path.parent.name}
+    assert modules == set(re.findall(r"^\| \[?\*{0,2}(MedGen\w+)", README.read_text("utf-8"), re.MULTILINE))
+
+
+def test_links_lead_to_files_of_this_project() -> None:
+    links = re.findall(r"\]\(([^)#]+)\)", README.read_text("utf-8"))
+    lost = [link for link in links if "://" not in link and not (ROOT / link).exists()]
+    assert links and not lost
+
+
+if __name__ == "__main__":
+    README.write_text(TABLE.sub(lambda _: method_table(), README.read_text("utf-8")), "utf-8")
