@@ -40,6 +40,7 @@ Array = npt.NDArray[Any]
 VoxelPlane = tuple[Array, Array]  # point and normal, z, y, x, in voxels of the working grid
 LARGEST_WINDOW = 128  # pixels: larger volumes are learnt from in windows, which a CPU needs
 LARGEST_VOLUME = 512**3
+COPIES = 128  # cuts of the painted planes as they are, where no other planes are asked for
 
 
 @dataclass(frozen=True)
@@ -177,7 +178,7 @@ def _cuts(
 ) -> CutPlanes:
     side = multiple(max(sparse.image.shape), block)
     if count == 0:
-        return painted_planes(sparse, planes, side)
+        return painted_planes(sparse, planes, side, max(1, COPIES // len(planes)), rng)
     return training_planes(sparse, count, min(side, LARGEST_WINDOW), rng, context.progress.raise_if_cancelled)
 
 

@@ -18,6 +18,7 @@ from torch import Tensor
 Array = npt.NDArray[np.generic]
 Float32 = npt.NDArray[np.float32]
 HALF_THICKNESS = math.sqrt(3) / 2  # voxels: a plane this thick leaves no holes when it is sampled nearest-neighbour
+PITCH = (0.9, 1.1)  # voxels between the pixels of a training plane: the scale augmentation, without a second resampling
 MINIMUM_LABELLED = 0.01  # of a training plane's pixels inside the volume
 
 
@@ -50,7 +51,7 @@ def random_rotation(rng: np.random.Generator) -> npt.NDArray[np.float64]:
 def plane_points(
     centre: npt.ArrayLike, rows: npt.ArrayLike, columns: npt.ArrayLike, side: int
 ) -> npt.NDArray[np.float64]:
-    """Positions [3, side, side] of a square grid at voxel pitch; rows, columns: the unit vectors along its two axes."""
+    """Positions [3, side, side] of a square grid at voxel pitch; rows, columns: the steps along its two axes."""
     steps = np.arange(side) - (side - 1) / 2
     rows, columns, centre = (np.asarray(v, float)[:, None, None] for v in (rows, columns, centre))
     return np.asarray(centre + rows * steps[:, None] + columns * steps)
@@ -105,6 +106,7 @@ def _random_window(
 ) -> npt.NDArray[np.float64]:
     shape = np.array(volume.image.shape)
     normal, rows, columns = random_rotation(rng).T
+    pitch = rng.uniform(*PITCH)
     middle = (shape - 1) / 2
     reach = float(np.abs(normal) @ (shape - 1)) / 2
     centre = middle + rng.uniform(-reach, reach) * normal
@@ -114,7 +116,7 @@ def _random_window(
         else:
             centre = rng.uniform(0, shape - 1)
         centre = centre + rows * rng.uniform(-side / 4, side / 4) + columns * rng.uniform(-side / 4, side / 4)
-    return plane_points(centre, rows, columns, side)
+    return plane_points(centre, pitch * rows, pitch * columns, side)
 
 
 def plane_axes(normal: npt.ArrayLike) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
@@ -127,14 +129,28 @@ def plane_axes(normal: npt.ArrayLike) -> tuple[npt.NDArray[np.float64], npt.NDAr
     return rows, columns / np.linalg.norm(columns)
 
 
-def painted_planes(volume: SparseVolume, planes: Sequence[tuple[Array, Array]], side: int) -> CutPlanes:
-    """The painted planes (point, normal) themselves, as wide as the volume: what `n_t = 0` trains on."""
+def painted_planes(
+    volume: SparseVolume,
+    planes: Sequence[tuple[Array, Array]],
+    side: int,
+    copies: int = 1,
+    rng: np.random.Generator | None = None,
+) -> CutPlanes:
+    """The painted planes (point, normal) themselves, as wide as the volume: what `n_t = 0` trains on. Each comes as it
+    is and in `copies - 1` further cuts, turned in itself and scaled at random by `rng`."""
     middle = (np.array(volume.image.shape) - 1) / 2
     found = []
     for point, normal in planes:
         unit = np.asarray(normal, float) / np.linalg.norm(normal)
         centre = middle + ((np.asarray(point, float) - middle) @ unit) * unit
-        found.append(cut(volume, plane_points(centre, *plane_axes(unit), side))[:3])
+        rows, columns = plane_axes(unit)
+        found.append(cut(volume, plane_points(centre, rows, columns, side))[:3])
+        for _ in range(copies - 1):
+            assert rng is not None
+            angle, pitch = rng.uniform(0, 2 * math.pi), rng.uniform(*PITCH)
+            turned = pitch * (math.cos(angle) * rows + math.sin(angle) * columns)
+            other = pitch * (math.cos(angle) * columns - math.sin(angle) * rows)
+            found.append(cut(volume, plane_points(centre, turned, other, side))[:3])
     images, labels, known = (np.stack(part) for part in zip(*found, strict=True))
     return CutPlanes(images, labels, known)
 
