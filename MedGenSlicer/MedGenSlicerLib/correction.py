@@ -246,7 +246,7 @@ def _alone_ml(node: Any, segment_id: str) -> float:
 
 
 def keep_as_training_case(node: Any, folder: Path) -> str:
-    """Writes image and labels into a training folder (nnU-Net's raw layout, which `medgen train --data` reads):
+    """Writes image and labels into a training folder (nnU-Net's raw layout):
     imagesTr/<case>_0000.nrrd, labelsTr/<case>.nrrd, dataset.json. Returns the case's name; raises BadInput."""
     reference = provenance.reference_of(node)
     if reference is None:
