@@ -124,10 +124,10 @@ def _stack(images: Sequence[sitk.Image], reader: str) -> tuple[np.ndarray, sitk.
             raise BadInput("The inputs of this model must lie on one grid: resample them to the first one.")
     if reader.endswith("WithReorient"):
         images = [sitk.DICOMOrient(image, "RAS") for image in images]
-    arrays = [sitk.GetArrayFromImage(image) for image in images]
+    arrays = [sitk.GetArrayViewFromImage(image) for image in images]
     if arrays[0].ndim == 2:
         arrays = [array[np.newaxis] for array in arrays]
-    return np.stack(arrays).astype(np.float32), images[0]
+    return np.stack(arrays, dtype=np.float32, casting="unsafe"), images[0]
 
 
 def _spacing(image: sitk.Image) -> list[float]:

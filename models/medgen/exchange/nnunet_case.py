@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
+SLAB = 16  # slices of the result that are made at once
 ANISOTROPIC = 3  # ratio of spacings above which slices are resampled one by one
 
 
@@ -43,21 +44,34 @@ def _axis_matrix(size: int, new_size: int, order: int) -> np.ndarray:
     return np.stack(columns, 1)
 
 
-def _along_axis(matrix: np.ndarray, array: np.ndarray, axis: int) -> np.ndarray:
-    return np.moveaxis(np.tensordot(matrix, array, (1, axis)), 0, axis)
+def _matrix(array: np.ndarray, shape: Sequence[int], axis: int, order: int) -> np.ndarray | None:
+    """None where the axis keeps its size. Splines are summed in float64, so that the result is nnU-Net's to the last
+    bit of a float32; linear interpolation, of scores that are float16 anyway, in float32."""
+    if array.shape[axis] == shape[axis]:
+        return None
+    return _axis_matrix(array.shape[axis], shape[axis], order).astype(np.float64 if order > 1 else np.float32)
+
+
+def _resize_plane(plane: np.ndarray, rows: np.ndarray | None, columns: np.ndarray | None) -> np.ndarray:
+    if rows is not None:
+        plane = rows @ plane
+    return plane if columns is None else plane @ columns.T
 
 
 def _resize(array: np.ndarray, shape: Sequence[int], order: int) -> np.ndarray:
-    """Any number of axes; not beyond the range of the input. Splines are summed in float64, so that the result is
-    nnU-Net's to the last bit of a float32; linear interpolation, of scores that are float16 anyway, in float32."""
+    """float32, two or three axes; not beyond the range of the input. Works slice by slice to need little memory."""
     if array.shape == tuple(shape):
         return array
-    kind = np.float64 if order > 1 else np.float32
-    result = array.astype(kind, copy=False)
-    for axis in sorted(range(array.ndim), key=lambda a: shape[a] / array.shape[a]):  # shrink first
-        if shape[axis] != array.shape[axis]:
-            result = _along_axis(_axis_matrix(array.shape[axis], shape[axis], order).astype(kind), result, axis)
-    return np.clip(result, array.min(), array.max()) if order > 1 else result
+    matrices = [_matrix(array, shape, axis, order) for axis in range(array.ndim)]
+    if array.ndim == 2:
+        result = _resize_plane(array, *matrices)
+    else:
+        deep = matrices[0]
+        planes = np.stack([_resize_plane(plane, *matrices[1:]) for plane in array])
+        result = np.empty(shape, np.float32)
+        for row in range(shape[1]):
+            result[:, row] = planes[:, row] if deep is None else deep @ planes[:, row]
+    return np.clip(result, array.min(), array.max(), out=result if order > 1 and array.ndim == 3 else None)
 
 
 def separate_axis(spacing: Sequence[float], new_spacing: Sequence[float], forced: bool | None) -> int | None:
@@ -84,11 +98,48 @@ def resample(array: np.ndarray, shape: Sequence[int], axis: int | None, order: i
     scale = slices.shape[axis] / shape[axis]
     places = scale * (np.arange(shape[axis]) + 0.5) - 0.5
     if order_across == 0:
-        nearest = np.clip(np.floor(places + 0.5).astype(int), 0, slices.shape[axis] - 1)
-        return np.take(slices, nearest, axis)
+        return np.take(slices, _nearest_slices(slices.shape[axis], shape[axis]), axis)
     moved = np.moveaxis(slices, axis, 0)
     lines = [ndimage.map_coordinates(unit, [places], order=order_across, mode="nearest") for unit in np.eye(len(moved))]
     return np.moveaxis(np.tensordot(np.stack(lines, 1).astype(np.float32), moved, (1, 0)), 0, axis)
+
+
+def resample_labels(labels: np.ndarray, shape: Sequence[int], axis: int | None) -> np.ndarray:
+    """labels: whole numbers. Each voxel gets the label whose mask, interpolated linearly, is largest there; of labels
+    that are level the one at the nearest voxel. axis: as in `resample`; across it the nearest slice is taken."""
+    if labels.shape == tuple(shape):
+        return labels
+    if axis is None:
+        return _resize_labels(labels, shape)
+    in_plane = [n for a, n in enumerate(shape) if a != axis]
+    slices = np.stack([_resize_labels(plane, in_plane) for plane in np.moveaxis(labels, axis, 0)], axis)
+    return np.take(slices, _nearest_slices(slices.shape[axis], shape[axis]), axis)
+
+
+def _nearest_slices(count: int, new_count: int) -> np.ndarray:
+    places = count / new_count * (np.arange(new_count) + 0.5) - 0.5
+    return np.clip(np.floor(places + 0.5).astype(int), 0, count - 1)
+
+
+def _resize_labels(labels: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+    if labels.shape == tuple(shape):
+        return labels
+    factors = [new / old for new, old in zip(shape, labels.shape, strict=True)]
+
+    def zoom(array: np.ndarray, order: int) -> np.ndarray:
+        # scipy's own float64 sums: which labels are level is a matter of the last bit
+        return ndimage.zoom(array.astype(float), factors, order=order, mode="nearest", grid_mode=True)
+
+    nearest, values = zoom(labels, 0), np.unique(labels)
+    winner, nearest_leads = np.full(shape, values[0]), nearest == values[0]
+    best = np.clip(zoom(labels == values[0], 1), 0, 1)
+    for value in values[1:]:
+        score = np.clip(zoom(labels == value, 1), 0, 1)
+        higher, level = score > best, score == best
+        nearest_leads = np.where(higher, nearest == value, nearest_leads | (level & (nearest == value)))
+        winner[higher] = value
+        np.maximum(best, score, out=best)
+    return np.where(nearest_leads, nearest, winner).astype(labels.dtype)
 
 
 def _resample_by(rule: Mapping[str, Any], array: np.ndarray, shape: Sequence[int], axis: int | None) -> np.ndarray:
@@ -152,45 +203,35 @@ def prepare(
     spacing = tuple(float(spacing[a]) for a in transpose)
     box = _bounding_box(images)
     source = images[(slice(None), *box)]
-    crop = source.copy()
+    crop_shape = source.shape[1:]
     target = target_spacing(stage, spacing)
-    shape = [round(s / t * n) for s, t, n in zip(spacing, target, crop.shape[1:], strict=True)]
-    mask = ndimage.binary_fill_holes(crop.any(0)) if any(stage["use_mask_for_norm"]) else None
-    for channel, (how, masked) in enumerate(zip(stage["normalization"], stage["use_mask_for_norm"], strict=True)):
-        _normalise(crop[channel], source[channel], how, mask if masked else None, stage["intensity"][channel])
-    channels = len(crop) + (len(labels) if previous is not None else 0)
+    shape = [round(s / t * n) for s, t, n in zip(spacing, target, crop_shape, strict=True)]
+    before = previous.transpose(transpose)[box].astype(np.int32) if previous is not None else None
+    mask = None
+    if before is not None or any(stage["use_mask_for_norm"]):
+        mask = ndimage.binary_fill_holes(source.any(0))
+        if before is not None:
+            mask = mask | (before > 0)
+    channels = len(source) + (len(labels) if before is not None else 0)
     data = np.empty((channels, *shape), np.float32)
     rule = stage["resample_data"]
     axis = separate_axis(spacing, target, rule["force_separate_z"])
-    for channel, image in enumerate(crop):
+    for channel, (how, masked) in enumerate(zip(stage["normalization"], stage["use_mask_for_norm"], strict=True)):
+        image = source[channel].copy()
+        _normalise(image, source[channel], how, mask if masked else None, stage["intensity"][channel])
         data[channel] = _resample_by(rule, image, shape, axis)
-    if previous is not None:
-        data[len(crop) :] = _one_hot(previous.transpose(transpose)[box], shape, spacing, target, stage, labels)
-    return Case(data, images.shape[1:], box, crop.shape[1:], spacing)
+    if before is not None:
+        before[(before == 0) & ~mask] = -1  # type: ignore[operator]
+        axis = separate_axis(spacing, target, stage["resample_seg"]["force_separate_z"])
+        resampled = resample_labels(before, shape, axis)
+        data[len(source) :] = [resampled == label for label in labels]
+    return Case(data, images.shape[1:], box, crop_shape, spacing)
 
 
 def target_spacing(stage: Mapping[str, Any], spacing: Sequence[float]) -> tuple[float, ...]:
     """The network's spacing; a 2D network leaves the slices where they are."""
     wanted = [float(s) for s in stage["spacing"]]
     return tuple(wanted if len(wanted) == 3 else [spacing[0], *wanted])
-
-
-def _one_hot(
-    labelmap: np.ndarray,
-    shape: Sequence[int],
-    spacing: Sequence[float],
-    target: Sequence[float],
-    stage: Mapping[str, Any],
-    labels: Sequence[int],
-) -> np.ndarray:
-    """Each label's mask is resampled and cut at a half; where two claim a voxel the higher one has it."""
-    rule, resampled = stage["resample_seg"], np.zeros(shape, np.uint16)
-    axis = separate_axis(spacing, target, rule["force_separate_z"])
-    for label in sorted(labels):
-        mask = (labelmap == label).astype(np.float32)
-        if mask.any():
-            resampled[_resample_by(rule, mask, shape, axis) >= 0.5] = label
-    return np.stack([resampled == label for label in labels]).astype(np.float32)
 
 
 # ---------------------------------------------------------------------------------------------------------- back again
@@ -207,10 +248,29 @@ def to_labels(
     rule = stage["resample_probabilities"]
     axis = separate_axis(target_spacing(stage, case.spacing), case.spacing, rule["force_separate_z"])
     labels = np.zeros(case.crop_shape, np.uint8 if max((len(scores), *regions)) < 256 else np.uint16)
+    depth = len(labels) if axis in (1, 2) else SLAB
+    for start in range(0, len(labels), depth):
+        slab = slice(start, min(start + depth, len(labels)))
+        _label_slab(labels[slab], scores, slab, case.crop_shape, axis, rule, regions)
+    whole = np.zeros(case.full_shape, labels.dtype)
+    whole[case.box] = labels
+    return whole.transpose(np.argsort(transpose))
+
+
+def _label_slab(
+    labels: np.ndarray,
+    scores: np.ndarray,
+    slab: slice,
+    shape: Sequence[int],
+    axis: int | None,
+    rule: Mapping[str, Any],
+    regions: Sequence[int],
+) -> None:
+    """Writes the labels of some slices of the crop."""
     best: np.ndarray | None = None
     for channel, plane in enumerate(scores):
         # nnU-Net keeps float16 here, and so ties go to the same class
-        values = _resample_by(rule, plane.astype(np.float32), case.crop_shape, axis).astype(np.float16)
+        values = _slab_of(plane, slab, shape, axis, rule).astype(np.float16)
         if regions:
             labels[values > 0] = regions[channel]
         elif best is None:
@@ -219,6 +279,23 @@ def to_labels(
             higher = values > best
             labels[higher] = channel
             np.copyto(best, values, where=higher)
-    whole = np.zeros(case.full_shape, labels.dtype)
-    whole[case.box] = labels
-    return whole.transpose(np.argsort(transpose))
+
+
+def _slab_of(
+    plane: np.ndarray, slab: slice, shape: Sequence[int], axis: int | None, rule: Mapping[str, Any]
+) -> np.ndarray:
+    """The slices `slab` of one class's scores, resampled to `shape`."""
+    order = int(rule["order"])
+    if order > 1 or axis in (1, 2) or (axis == 0 and int(rule["order_z"]) > 0):
+        return _resample_by(rule, plane.astype(np.float32), shape, axis)[slab]
+    if axis == 0:
+        deep = plane[_nearest_slices(len(plane), shape[0])[slab]].astype(np.float32)
+    elif len(plane) == shape[0]:
+        deep = plane[slab].astype(np.float32)
+    else:
+        rows = _axis_matrix(len(plane), shape[0], order)[slab].astype(np.float32)
+        used = np.flatnonzero(rows.any(0))
+        low, high = int(used[0]), int(used[-1]) + 1
+        deep = np.tensordot(rows[:, low:high], plane[low:high].astype(np.float32), (1, 0))
+    matrices = [_matrix(deep, (len(deep), *shape[1:]), a, order) for a in (1, 2)]
+    return np.stack([_resize_plane(image, *matrices) for image in deep])
