@@ -140,6 +140,8 @@ def _cut(head: Head, rng: np.random.Generator, size: int) -> tuple[Array, Array]
         centre[axis] = head.brain_centre[axis] + rng.uniform(-80, 80)
     else:
         centre[axis] = rng.uniform(0, head.tissue.shape[axis])
+    if rng.random() < 0.2:  # face and neck, which lie below the brain
+        centre[0] = max(30.0, centre[0] - rng.uniform(30, 110))
     steps = np.arange(size) - (size - 1) / 2
     plane = rows[:, None, None] * steps[:, None] + columns[:, None, None] * steps
     bend = rng.uniform(0, 4) * _smooth(rng, 4, size, 3) + rng.uniform(0, 2) * _smooth(rng, 9, size, 3)
