@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import SimpleITK as sitk
 import typer
 from rich.console import Console
 
 from medgen.errors import BadInput
-from medgen.exchange.reading import Series, read_dicom_folder
 from medgen.spec import Label
+
+if TYPE_CHECKING:  # heavy, and every command of medgen loads this file
+    import SimpleITK as sitk
+
+    from medgen.exchange.reading import Series
 
 export_app = typer.Typer(help="Write results as DICOM: SEG, RTSTRUCT, CT series, parametric map, ultrasound.")
 Result = Annotated[Path, typer.Argument(help="What a method made: NIfTI, NRRD, .seg.nrrd or PNG.")]
@@ -27,6 +30,8 @@ Names = Annotated[bool, typer.Option("--tg263", help="Name the segments as AAPM 
 
 def _reference(folder: Path, image: sitk.Image) -> Series:
     """The series of the folder that the image was made from: the only one, or the only one with its grid."""
+    from medgen.exchange.reading import read_dicom_folder
+
     found = read_dicom_folder(folder)
     if len(found) > 1:
         same = [s for s in found if s.stack is not None and s.stack.size == image.GetSize()]
@@ -143,6 +148,8 @@ def picture(image: Result, reference: Reference, out: Out, provenance: Provenanc
 
 
 def _volume(path: Path) -> sitk.Image:
+    import SimpleITK as sitk
+
     try:
         return sitk.ReadImage(str(path))
     except RuntimeError as error:
