@@ -235,8 +235,9 @@ class _Blend:
             if self.reduce == "probability":
                 values = values.softmax(0) if sums.shape[0] > 1 else values.sigmoid()
         assert self.output is not None
-        face: Box = tuple(slice(low, high) for low, high in self.box[1:])
-        target = (self.output[z] if self.reduce == "argmax" else self.output[:, z])[(..., *face)]
+        face = tuple(slice(low, high) for low, high in self.box[1:])
+        plane: tuple[int | slice, ...] = (z, *face)
+        target = self.output[plane if self.reduce == "argmax" else (slice(None), *plane)]
         values = values.to(self.home, target.dtype)
         if self.foreground is not None:
             values = torch.where(self.foreground[z][face].to(self.home), values, target)
