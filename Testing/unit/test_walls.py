@@ -20,7 +20,9 @@ SLICER_MAY_TAKE = {
 SLICER_MAY_NAME = {"medgen", "medgen.__version__", "medgen.worker"}  # as `from medgen.worker import client` does
 SLICER_HAS = {"numpy", "SimpleITK", "vtk", "vtkmodules", "slicer", "qt", "ctk", "sitkUtils", "DICOMLib", "SampleData"}
 SHARED = {"shared_data", "__version__"}
-METHOD_MAY_TAKE = {"imaging", "nets", "losses", "metrics", "training", "spec", "method", "errors", "weights", "proofs"} | SHARED
+METHOD_MAY_TAKE = SHARED | {
+    *("imaging", "nets", "losses", "metrics", "training", "spec", "method", "errors", "weights", "proofs")
+}
 TEXT_FILES = {".py", ".md", ".toml", ".json", ".txt", ".cmake", ".ui", ".yml", ".html", ".csv", ""}
 KNOWS_METHODS = {"medgen.methods", "medgen.catalogue", "medgen.worker", "medgen.cli"}
 ONLY_INSIDE_SLICER = {"slicer", "qt", "ctk", "PySide6", "PythonQt", "MedGenSlicerLib"}
