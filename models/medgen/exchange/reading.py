@@ -7,7 +7,8 @@ C.7.6.16 (functional groups); ultrasound calibration C.8.5.5. Coordinates are LP
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -96,7 +97,8 @@ class Series:
     def image(self) -> sitk.Image | list[sitk.Image]:
         """Values are after rescale (HU for CT). int16 or int32 where they are whole numbers, else float32; colour is
         RGB uint8. Raises BadInput when the pixels cannot be decoded."""
-        pixels = _pixels(self.frames)
+        with _damage_named():
+            pixels = _pixels(self.frames)
         if self.stack is None:
             pictures = [_picture(plane, self.frames[0]) for plane in pixels]
             return pictures if len(pictures) > 1 else pictures[0]
@@ -228,17 +230,26 @@ def _series(frames: list[Frame], part: int, parts: int) -> Series:
     )
 
 
+@contextmanager
+def _damage_named() -> Iterator[None]:
+    """pydicom looks into an element when it is first asked for, and raises many kinds for a damaged one."""
+    try:
+        yield
+    except (ValueError, TypeError, AttributeError, KeyError, IndexError, NotImplementedError, OverflowError) as error:
+        raise BadInput(f"A DICOM file here is damaged: its header cannot be used ({error}).") from error
+
+
 def read_dicom_files(paths: Iterable[Path]) -> list[Series]:
     """Every image in the files, sorted by series number; files that hold no image are passed over. Raises BadInput
     where there is none."""
-    headers = sorted(_headers(paths), key=lambda h: (_whole(h.get("SeriesNumber")), _whole(h.get("InstanceNumber"))))
     found: list[Series] = []
-    try:
+    with _damage_named():
+        headers = sorted(
+            _headers(paths), key=lambda h: (_whole(h.get("SeriesNumber")), _whole(h.get("InstanceNumber")))
+        )
         for files in _split([f for h in headers for f in _frames(h)], lambda f: str(f.header.get("SeriesInstanceUID"))):
             volumes = _volumes(files)
             found.extend(_series(frames, part + 1, len(volumes)) for part, frames in enumerate(volumes))
-    except (ValueError, TypeError, AttributeError, KeyError, IndexError, NotImplementedError) as error:
-        raise BadInput(f"A DICOM file here is damaged: its header cannot be used ({error}).") from error
     if not found:
         raise BadInput("There is no DICOM image here that can be read.")
     return found
