@@ -399,8 +399,10 @@ def main() -> NoReturn:
         app(arguments, prog_name="medgen")
     except MedGenError as error:
         _fail(error, str(error), error.exit_code, debug)
-    except KeyboardInterrupt as interrupt:
-        _fail(interrupt, "Cancelled.", 130, debug)
+    except SystemExit as end:
+        if end.code == 130:  # what typer makes of Ctrl-C
+            print("Cancelled.", file=sys.stderr)
+        raise
     except ModuleNotFoundError as error:
         _fail(error, f"The Python package '{error.name}' is missing; run `medgen setup`.", 1, debug)
     except Exception as error:
