@@ -54,7 +54,7 @@ def volume(shape: tuple[int, ...] = (20, 24, 28), dtype: type = np.int16) -> sit
 
 
 def refused(done: subprocess.CompletedProcess[str], words: str, out: Path | None = None) -> None:
-    lines = [line for line in done.stderr.splitlines() if line.strip() and "━" not in line]
+    lines = [line for line in done.stderr.splitlines() if line.strip() and not line.endswith("%)")]  # stages
     assert done.returncode == 2, done.stderr
     assert lines and words in lines[-1], done.stderr
     assert len(lines) == 1, f"one sentence is enough: {lines}"
