@@ -1,3 +1,3 @@
-"""MedGen: generative and segmentation models for medical images. Importing this costs nothing: no third-party import."""
+"""MedGen: generative and segmentation models for medical images. Importing this costs nothing: no other import."""
 
 __version__ = "0.1.0"
