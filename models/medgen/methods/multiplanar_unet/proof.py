@@ -184,7 +184,7 @@ def _few_planes(seed: int, seeds: int, progress: Progress) -> Checks:
     mean = {setting: float(np.mean(values)) for setting, values in figures.items()}
     spread = {setting: float(np.std(values)) for setting, values in figures.items()}
     checks = [
-        check(f"4 planes, 128 cuts against the 4 planes alone, Dice ({seeds} seeds)", mean[4, 128], mean[4, 0], 0.02)
+        check(f"4 planes, 128 cuts against the 4 planes alone, Dice (seeds: {seeds})", mean[4, 128], mean[4, 0], 0.02)
     ]
     if seeds > 1:
         checks.append(check("the same, standard deviation over seeds", spread[4, 128], spread[4, 0], 0, higher=False))
