@@ -17,6 +17,7 @@ def dialog(driver, tmp_path, monkeypatch):
     made.dialog.close()
 
 
+@pytest.mark.timeout(400)
 def test_a_bundle_is_added_only_after_consent(driver, dialog, tmp_path):
     from medgen.benchmarks.monai_parity import make_bundle
 
@@ -34,7 +35,7 @@ def test_a_bundle_is_added_only_after_consent(driver, dialog, tmp_path):
     assert segment.method is not None and segment.method.id.startswith("monai_")
     segment.state.set_input_nodes(segment.method.inputs[0].name, [driver.head("Head CT")])
     driver.process()
-    results = driver.run(segment, 120).results()
+    results = driver.run(segment, 240).results()
     assert results, segment.ticket.error
 
 
