@@ -307,7 +307,7 @@ worker = LocalWorker(extra_paths=[sys.argv[1]])
 fault = sys.argv[2]
 request = JobRequest("faulty", {"image": sitk.Image(64, 64, 64, sitk.sitkInt16)}, {"fault": fault, "seconds": 600})
 job = worker.client.submit(request)
-while worker.client.jobs[job].stage != "Misbehaving":
+while worker.client.jobs[job].stage not in ("Misbehaving", "Counting"):
     worker.pump()
 if sys.argv[3] == "shipping":  # dies with the next job's blocks made and its request not sent
     from medgen.worker.transfer import Blocks, drain, pack
