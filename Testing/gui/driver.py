@@ -8,7 +8,7 @@ from collections.abc import Callable
 import harness
 import numpy as np
 import slicer
-from PySide6 import QtCore, QtTest
+from PySide6 import QtCore, QtTest, QtWidgets
 
 
 class Driver:
@@ -24,6 +24,9 @@ class Driver:
                 widget.cleanup()
                 widget.parent.deleteLater()
                 delattr(slicer.modules, f"{name}Widget")
+        for window in QtWidgets.QApplication.topLevelWidgets():
+            if isinstance(window, QtWidgets.QDialog):
+                window.close()
         slicer.app.current_module = ""
         slicer.mrmlScene.Clear(False)
         self.process()

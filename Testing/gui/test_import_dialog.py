@@ -7,14 +7,15 @@ import pytest
 
 @pytest.fixture
 def dialog(driver, tmp_path, monkeypatch):
-    from MedGenSlicerLib import import_dialog
+    from MedGenSlicerLib import import_dialog, jobs
 
     monkeypatch.setenv("MEDGEN_DATA", str(tmp_path / "data"))
+    jobs.controller().restart()  # a process of earlier tests knows the old folder
     segment = driver.open("MedGenSegment").panel
     driver.click(segment.chooser.more)
     made = import_dialog._open[0]
     yield made, segment
-    made.dialog.close()
+    jobs.controller().restart()
 
 
 @pytest.mark.timeout(400)

@@ -2,8 +2,10 @@
 
 import os
 import secrets
+import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -132,7 +134,11 @@ def test_full_shared_memory_is_a_sentence(session: str, monkeypatch: pytest.Monk
 
 
 def test_no_resource_tracker_is_started(session: str) -> None:
-    from multiprocessing import resource_tracker
-
-    there_and_back({"a": b"1234"}, session)
-    assert getattr(resource_tracker._resource_tracker, "_pid", None) is None
+    """In a process of its own: other tests of this one may have started a tracker for pools of theirs."""
+    code = (
+        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import test_worker_transfer as t; "
+        f"from multiprocessing import resource_tracker as r; t.there_and_back({{'a': b'1234'}}, {session!r}); "
+        "print(getattr(r._resource_tracker, '_pid', None))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "None"

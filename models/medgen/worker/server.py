@@ -170,8 +170,8 @@ class Server:
             blocks.close()
 
     def _find(self, method_id: str) -> MethodSpec:
-        if not self._methods:  # read once: it imports every spec and scans the installed packages
-            self._methods = load_catalogue()
+        if method_id not in self._methods:  # read seldom: it imports every spec and scans the installed packages
+            self._methods = load_catalogue()  # may have grown since: an imported model
         if method_id not in self._methods:
             raise BadInput(f"There is no method '{method_id}' (known: {', '.join(self._methods)}).")
         return self._methods[method_id]
