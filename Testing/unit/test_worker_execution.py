@@ -114,3 +114,17 @@ def test_gpus_are_told_from_the_driver_before_pytorch_is_loaded(monkeypatch: pyt
     for version, found in {"2.13.0": ["cuda:0", "cuda:1", "cpu"], "2.13.0+cpu": ["cpu"]}.items():
         monkeypatch.setattr(devices.importlib.metadata, "version", lambda name, version=version: version)
         assert [device["id"] for device in list_devices()] == found
+
+
+def test_a_model_imported_after_the_start_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    from medgen.worker import server
+
+    catalogue: dict[str, object] = {"old": "an old method"}
+    monkeypatch.setattr(server, "load_catalogue", lambda: dict(catalogue))
+    running = server.Server.__new__(server.Server)
+    running._methods = {}
+    assert running._find("old") == "an old method"
+    with pytest.raises(BadInput, match="There is no method 'new'"):
+        running._find("new")
+    catalogue["new"] = "a new method"
+    assert running._find("new") == "a new method"
