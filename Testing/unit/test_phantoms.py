@@ -9,7 +9,8 @@ import SimpleITK as sitk
 from medgen.errors import BadInput
 from medgen.imaging import phantoms
 from medgen.imaging.phantoms.deformation import MAXIMUM_GRADIENT, largest_gradient
-from medgen.imaging.phantoms.tissue import ALL_LABELS, BRAIN, FAT, LESIONS, MUSCLE, WHITE_MATTER, spr_from_hu
+from medgen.imaging.phantoms.tissue import ALL_LABELS, BRAIN, FAT, LESIONS, MUSCLE, WHITE_MATTER
+from medgen.imaging.water_path import spr_from_hu
 from medgen.shared_data import shared_folder
 
 QUIET = phantoms.Scan(psf_fwhm_mm=0.0, bias=0.0, texture=0.0, noise=0.0)

@@ -17,7 +17,8 @@ from scipy import ndimage
 
 from medgen.errors import BadInput
 from medgen.imaging.phantoms.anatomy import like, smooth_field, spacing_zyx
-from medgen.imaging.phantoms.tissue import TISSUE_OF_LABEL, TISSUES, TOP_LABEL, Tissue, spr_from_hu
+from medgen.imaging.phantoms.tissue import TISSUE_OF_LABEL, TISSUES, TOP_LABEL, Tissue
+from medgen.imaging.water_path import spr_from_hu
 
 Array = npt.NDArray[Any]
 SIGMA_OF_FWHM = 1 / 2.3548

@@ -88,14 +88,3 @@ def _table() -> npt.NDArray[np.uint8]:
 
 TISSUE_OF_LABEL = _table()
 ALL_LABELS = tuple(sorted(label for tissue in TISSUES for label in tissue.labels))
-
-# Relative stopping power (SPR) at knots of HU: the piecewise line that the project's pseudo-SPR proof measures against.
-SPR_KNOTS = (
-    (-1024.0, -100.0, 0.0, 60.0, 300.0, 1000.0, 2000.0, 3000.0),
-    (0.001, 0.93, 1.0, 1.05, 1.17, 1.57, 2.10, 2.60),
-)
-
-
-def spr_from_hu(hu: npt.NDArray[np.floating]) -> npt.NDArray[np.float32]:
-    """Proton stopping power relative to water of CT numbers, any shape; outside -1024..3000 HU the end values hold."""
-    return np.interp(hu, *SPR_KNOTS).astype(np.float32)
