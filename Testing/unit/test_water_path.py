@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from medgen.errors import BadInput
 from medgen.imaging.geometry import Grid, from_array
-from medgen.imaging.water_path import SPR_KNOTS, hu_from_spr, knots_of_table, spr_from_hu, table_of_knots, water_path
+from medgen.imaging.spr_table import SPR_KNOTS, SPR_TABLE
+from medgen.imaging.water_path import hu_from_spr, knots_of_table, spr_from_hu, water_path
 
 angles = st.floats(0, 2 * np.pi)
 
@@ -109,7 +110,7 @@ def test_the_knots_are_met_exactly() -> None:
 
 
 def test_a_site_s_own_table() -> None:
-    assert knots_of_table(table_of_knots()) == tuple(list(k) for k in SPR_KNOTS)
+    assert knots_of_table(SPR_TABLE) == tuple(list(k) for k in SPR_KNOTS)
     assert knots_of_table({"spr": [1.0, 0.0, 2.0], "hu ": [0, -1000, 1000]}) == ([-1000, 0, 1000], [0, 1, 2])
     assert knots_of_table({"a": ["-1000", "0"], "b": ["0", "1"]}) == ([-1000, 0], [0, 1])
     for wrong in (

@@ -16,30 +16,21 @@ import SimpleITK as sitk
 
 from medgen.errors import BadInput
 from medgen.imaging.geometry import Grid
+from medgen.imaging.spr_table import HU_COLUMN, SPR_COLUMN, SPR_KNOTS
 
 Values = npt.NDArray[np.float64]
 Knots = tuple[Sequence[float], Sequence[float]]
 
-SPR_KNOTS: Knots = (  # a plausible head-and-neck table, of no scanner in particular
-    (-1024.0, -100.0, 0.0, 60.0, 300.0, 1000.0, 2000.0, 3000.0),
-    (0.001, 0.93, 1.0, 1.05, 1.17, 1.57, 2.10, 2.60),
-)
-HU_COLUMN, SPR_COLUMN = "HU", "SPR"
 
 
 def spr_from_hu(hu: npt.ArrayLike, knots: Knots = SPR_KNOTS) -> npt.NDArray[np.float32]:
     """SPR (water 1) of CT numbers of any shape; outside the knots the end values hold."""
-    return np.interp(hu, *knots).astype(np.float32)
+    return np.interp(np.asarray(hu), *knots).astype(np.float32)
 
 
 def hu_from_spr(spr: npt.ArrayLike, knots: Knots = SPR_KNOTS) -> npt.NDArray[np.float32]:
     """The inverse of `spr_from_hu` between the end values."""
-    return np.interp(spr, knots[1], knots[0]).astype(np.float32)
-
-
-def table_of_knots(knots: Knots = SPR_KNOTS) -> dict[str, list[float]]:
-    """The knots as the value of a Table port, columns HU and SPR."""
-    return {HU_COLUMN: [float(x) for x in knots[0]], SPR_COLUMN: [float(x) for x in knots[1]]}
+    return np.interp(np.asarray(spr), knots[1], knots[0]).astype(np.float32)
 
 
 def knots_of_table(table: Mapping[str, Sequence[Any]]) -> Knots:
@@ -48,9 +39,8 @@ def knots_of_table(table: Mapping[str, Sequence[Any]]) -> Knots:
     Raises BadInput where they are no function that rises: two values for one HU, an SPR that falls or stays, below 0.
     """
     columns = {name.strip().lower(): values for name, values in table.items()}
-    pair = [columns.get(name.lower()) for name in (HU_COLUMN, SPR_COLUMN)]
-    if None in pair:
-        pair = list(table.values())[:2]
+    named = [columns[name.lower()] for name in (HU_COLUMN, SPR_COLUMN) if name.lower() in columns]
+    pair = named if len(named) == 2 else list(table.values())[:2]
     try:
         rows = np.array(pair, dtype=np.float64)
     except (TypeError, ValueError):
@@ -90,7 +80,7 @@ class Profile:
 
     def wet_at(self, depth_mm: npt.ArrayLike) -> Values:
         """Water-equivalent depth, mm, at geometric depths; exact, since it is linear within a voxel."""
-        return np.asarray(np.interp(depth_mm, self.edges_mm, self.wet_mm))
+        return np.asarray(np.interp(np.asarray(depth_mm), self.edges_mm, self.wet_mm))
 
     def spr_at(self, depth_mm: npt.ArrayLike) -> Values:
         pieces = np.searchsorted(self.edges_mm, np.asarray(depth_mm, np.float64), side="right") - 1
