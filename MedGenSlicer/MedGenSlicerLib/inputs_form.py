@@ -82,7 +82,7 @@ class InputRow:
     def update(self, state: PanelState) -> None:
         node = state.input_node(self.port.name)
         self.selector.setCurrentNode(node)
-        single = isinstance(self.port, spec.Image) and self.port.kind != "sequence"
+        single = isinstance(self.port, spec.Image) and self.port.kind not in ("sequence", "set")
         count = frames.frame_count(node) if single and node is not None else 0
         self.frames.setVisible(count > 1)
         self.frames.setText(_("All {n} frames").format(n=count))

@@ -46,7 +46,7 @@ NODE_CLASSES = {  # input port: node classes that can fill it
 
 
 def node_classes(port: spec.Port) -> tuple[str, ...]:
-    if isinstance(port, spec.Image) and port.kind == "sequence":
+    if isinstance(port, spec.Image) and port.kind in ("sequence", "set"):
         return ("vtkMRMLSequenceNode",)
     if isinstance(port, spec.Image) and port.kind == "rgb":
         return ("vtkMRMLVectorVolumeNode",)
@@ -64,7 +64,7 @@ def value_steps(port: spec.Port, nodes: Sequence[Any], reference: Any, segment_i
     that can be used.
     """
     node = nodes[0]
-    if isinstance(port, spec.Image) and port.kind == "sequence":
+    if isinstance(port, spec.Image) and port.kind in ("sequence", "set"):
         return (yield from sequence_steps(node))
     if isinstance(port, (spec.Image, spec.Probability)):
         return (yield from volume_steps(node, reference))

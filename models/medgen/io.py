@@ -127,11 +127,14 @@ def _read_table(path: Path) -> dict[str, list[Any]]:
 
 def read_value(port: s.Port, path: Path) -> tuple[Any, str]:
     """What the port wants, from the file, and the modality where the file says it. Raises BadInput."""
-    if isinstance(port, s.Image) and port.kind == "sequence" and path.is_dir() and any(path.glob("*.png")):
-        return [read_image(file)[0] for file in sorted(path.glob("*.png"))], ""
+    several = isinstance(port, s.Image) and port.kind in ("sequence", "set")
+    if several and path.is_dir():
+        files = sorted(file for file in path.iterdir() if file.name.lower().endswith(IMAGE_SUFFIXES))
+        if files:
+            return [read_image(file)[0] for file in files], ""
     if isinstance(port, IMAGE_PORTS):
         image, modality = read_image(path)
-        if isinstance(port, s.Image) and port.kind == "sequence":
+        if several:
             return frames_of(image), modality
         return (_whole_numbers(image) if isinstance(port, (s.Mask, s.LabelMap)) else image), modality
     if not path.is_file():

@@ -44,12 +44,12 @@ def _refuse(port: Port, what: str) -> BadInput:
 
 def _check_image(port: Port, value: Any) -> None:
     kind = port.kind if isinstance(port, Image) else "volume"
-    if kind == "sequence":
+    if kind in ("sequence", "set"):
         if not isinstance(value, list) or not value or not all(is_image(item) for item in value):
-            raise _refuse(port, "must be a sequence of images")
+            raise _refuse(port, f"must be a {kind} of images")
         for item in value:
             _check_voxels(port, item, (2, 3), colour=None)
-        if len({item.GetSize() for item in value}) > 1:
+        if kind == "sequence" and len({item.GetSize() for item in value}) > 1:
             raise _refuse(port, "has frames of different sizes")
         return
     if not is_image(value):
