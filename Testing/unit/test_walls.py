@@ -21,7 +21,7 @@ SLICER_MAY_NAME = {"medgen", "medgen.__version__", "medgen.worker"}  # as `from 
 SLICER_HAS = {"numpy", "SimpleITK", "vtk", "vtkmodules", "slicer", "qt", "ctk", "sitkUtils", "DICOMLib", "SampleData"}
 SHARED = {"shared_data", "__version__"}
 METHOD_MAY_TAKE = SHARED | {
-    *("imaging", "nets", "losses", "metrics", "training", "spec", "method", "errors", "weights", "proofs")
+    *("imaging", "nets", "losses", "metrics", "diffusion", "training", "spec", "method", "errors", "weights", "proofs")
 }
 TEXT_FILES = {".py", ".md", ".toml", ".json", ".txt", ".cmake", ".ui", ".yml", ".html", ".csv", ""}
 KNOWS_METHODS = {"medgen.methods", "medgen.catalogue", "medgen.worker", "medgen.cli"}
@@ -120,7 +120,7 @@ def test_a_method_takes_shared_parts_but_never_another_method() -> None:
             assert allowed, f"{path.relative_to(ROOT)} imports {name}"
 
 
-@pytest.mark.parametrize("part", ["exchange", "imaging", "nets", "losses", "metrics", "training"])
+@pytest.mark.parametrize("part", ["exchange", "imaging", "nets", "losses", "metrics", "diffusion", "training"])
 def test_shared_parts_know_no_method(part: str) -> None:
     for path in python_files(PACKAGE / part):
         wrong = [name for name in imports(path) if inside(name, KNOWS_METHODS)]

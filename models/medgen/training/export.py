@@ -14,12 +14,17 @@ from medgen.weights import file_sha256
 
 
 def export_weights(
-    state: dict[str, Tensor], folder: Path, name: str, card: dict[str, Any], half: bool = True
+    state: dict[str, Tensor],
+    folder: Path,
+    name: str,
+    card: dict[str, Any],
+    half: bool = True,
+    metadata: dict[str, str] | None = None,
 ) -> dict[str, Any]:
     """Writes `name` (float16 unless `half` is off; integers stay), adds it with its hash to the folder's card.json.
 
-    card: the fields that `medgen.weights` lists, but 'files'. Returns the whole card. Raises ValueError for a field
-    that is missing.
+    card: the fields that `medgen.weights` lists, but 'files'; metadata: texts kept in the file. Returns the whole
+    card. Raises ValueError for a field that is missing.
     """
     needed = {"title", "training_data", "command", "seed", "steps", "device", "commit", "figures", "licence",
               "intended_use", "known_failures", "trained_on_rendered"}  # fmt: skip
@@ -28,7 +33,7 @@ def export_weights(
     folder.mkdir(parents=True, exist_ok=True)
     kind = torch.float16 if half else torch.float32
     cast = {key: (v.to(kind) if v.is_floating_point() else v).contiguous().cpu() for key, v in state.items()}
-    save_file(cast, folder / name)
+    save_file(cast, folder / name, metadata)
     path = folder / "card.json"
     files = json.loads(path.read_text(encoding="utf-8"))["files"] if path.is_file() else {}
     whole = {**card, "files": {**files, name: {"sha256": file_sha256(folder / name)}}}

@@ -1,0 +1,78 @@
+"""Networks as the samplers want them, and how they are kept in one weights file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+
+from medgen.errors import BadInput
+from medgen.nets.diffusion_unet import DiffusionUNet, EncoderClassifier, Layout
+
+
+class NoiseNetwork:
+    """A DiffusionUNet as a function of x and the level: noise, and the variance's fraction.
+
+    label: of every image, for a network with a label embedding; condition: [n, c, h, w], channels put before x (the MR
+    image of a mask that is drawn). Half precision on CUDA.
+    """
+
+    def __init__(self, network: DiffusionUNet, label: int | None = None, condition: Tensor | None = None) -> None:
+        self.network, self.label, self.condition = network, label, condition
+        self.evaluations = 0  # images that went through, for the benchmark
+
+    @torch.no_grad()
+    def predict(self, x: Tensor, t: int) -> tuple[Tensor, Tensor | None]:
+        # the image itself, level 0, was never seen in training: level 1 differs from it by next to nothing
+        steps = torch.full((len(x),), max(t, 1), device=x.device)
+        label = None if self.label is None else torch.full((len(x),), self.label, device=x.device)
+        given = x if self.condition is None else torch.cat([self.condition, x], dim=1)
+        with torch.autocast("cuda", torch.float16, enabled=x.is_cuda):
+            output = self.network(given, steps, label).float()
+        self.evaluations += len(x)
+        if output.shape[1] == x.shape[1]:
+            return output, None
+        noise, place = output.chunk(2, dim=1)
+        return noise, (place + 1) / 2
+
+    def __call__(self, x: Tensor, t: int) -> Tensor:
+        return self.predict(x, t)[0]
+
+
+def joined_state(networks: Mapping[str, nn.Module]) -> dict[str, Tensor]:
+    """The weights of several networks under 'name.key', for one file."""
+    return {f"{name}.{key}": value for name, net in networks.items() for key, value in net.state_dict().items()}
+
+
+def layouts_of(networks: Mapping[str, nn.Module]) -> dict[str, str]:
+    """The file's metadata: how each network is built."""
+    found = {}
+    for name, network in networks.items():
+        if isinstance(network, (DiffusionUNet, EncoderClassifier)):
+            found[name] = network.layout.to_json()
+        if isinstance(network, EncoderClassifier):
+            found[name + ".side"] = str(network.side)
+    return found
+
+
+def load_networks(path: Path, device: str) -> dict[str, nn.Module]:
+    """What `joined_state` and `layouts_of` kept, float32, ready to use. Raises BadInput for another kind of file."""
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata() or {}
+        state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (a file, not a dict)
+    names = [name for name in metadata if "." not in name and name != "format"]
+    if not names:
+        raise BadInput(f"'{path.name}' does not say how its networks are built; it was not made by `medgen train`.")
+    networks: dict[str, nn.Module] = {}
+    for name in names:
+        layout = Layout.from_json(metadata[name])
+        side = metadata.get(name + ".side")
+        network = DiffusionUNet(layout) if side is None else EncoderClassifier(layout, int(side))
+        own = {key[len(name) + 1 :]: value.float() for key, value in state.items() if key.startswith(name + ".")}
+        network.load_state_dict(own)
+        network = network.eval().requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        networks[name] = network.to(device)
+    return networks
