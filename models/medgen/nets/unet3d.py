@@ -1,0 +1,96 @@
+"""The 3D U-Net of Shi et al. 2021 (frequency-supervised MR-to-CT), at any width, and its encoder."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Pooling = Literal["max", "average"]
+SLOPE = 0.2  # of LeakyReLU
+
+
+class InstanceNorm(nn.Module):
+    """Instance normalisation, affine, eps 1e-5: each channel of each sample to its own mean and spread.
+
+    Batch normalisation of one sample is the same thing, and on a CPU with channels last several times faster, backwards
+    above all, than PyTorch's instance or group normalisation.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, features: Tensor) -> Tensor:
+        return torch.cat([F.batch_norm(x, None, None, self.weight, self.bias, True) for x in features.split(1)])
+
+
+def conv_norm(channels_in: int, channels_out: int, kernel: int | tuple[int, int, int] = 3) -> nn.Sequential:
+    """Convolution that keeps the size, instance normalisation, LeakyReLU(0.2). The convolution has no bias, which the
+    normalisation would take off again."""
+    return _normalised(nn.Conv3d(channels_in, channels_out, kernel, padding="same", bias=False), channels_out)
+
+
+def _up(channels: int) -> nn.Sequential:
+    return _normalised(nn.ConvTranspose3d(channels, channels, 4, stride=2, padding=1, bias=False), channels)
+
+
+def _normalised(convolution: nn.Module, channels: int) -> nn.Sequential:
+    return nn.Sequential(convolution, InstanceNorm(channels), nn.LeakyReLU(SLOPE, inplace=True))
+
+
+def _two_convs(channels_in: int, channels_out: int) -> nn.Sequential:
+    return nn.Sequential(conv_norm(channels_in, channels_out), conv_norm(channels_out, channels_out))
+
+
+class Encoder3d(nn.Module):
+    """Two 3x3x3 convolutions a level, twice the channels after each of `pools` poolings.
+
+    forward: float [batch, channels_in, z, y, x], sizes multiples of 2**pools, to the features of every level, the
+    finest first.
+    """
+
+    def __init__(self, channels_in: int, width: int, pools: int = 3, pooling: Pooling = "max") -> None:
+        super().__init__()
+        self.widths = [width * 2**level for level in range(pools + 1)]
+        self.blocks = nn.ModuleList(
+            _two_convs(a, b) for a, b in zip([channels_in, *self.widths], self.widths, strict=False)
+        )
+        self.pool = nn.MaxPool3d(2) if pooling == "max" else nn.AvgPool3d(2)
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        found: list[Tensor] = []
+        for level, block in enumerate(self.blocks):
+            found.append(block(self.pool(found[-1]) if level else image))
+        return found
+
+
+class UNet3d(nn.Module):
+    """Encoder, 4x4x4 transposed convolutions of stride 2 back up, skip connections, a linear 3x3x3 convolution last.
+
+    forward: float [batch, channels_in, z, y, x], sizes multiples of 2**pools, to [batch, channels_out, z, y, x];
+    `features` gives what the last layer sees, [batch, width, z, y, x]. The paper's width is 32, its pools 3.
+    In memory format channels_last_3d a CPU runs it several times faster.
+    """
+
+    def __init__(
+        self, channels_in: int = 1, channels_out: int = 1, width: int = 32, pools: int = 3, pooling: Pooling = "max"
+    ) -> None:
+        super().__init__()
+        self.encoder = Encoder3d(channels_in, width, pools, pooling)
+        rising = self.encoder.widths[:0:-1]
+        self.up = nn.ModuleList(_up(w) for w in rising)
+        self.merge = nn.ModuleList(_two_convs(w + w // 2, w // 2) for w in rising)
+        self.head = nn.Conv3d(width, channels_out, 3, padding="same")
+
+    def features(self, image: Tensor) -> Tensor:
+        *skips, features = self.encoder(image)
+        for up, merge in zip(self.up, self.merge, strict=True):
+            features = merge(torch.cat([up(features), skips.pop()], dim=1))
+        return features
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.head(self.features(image))
