@@ -20,6 +20,7 @@ from medgen.spec import ImageFacts
 from medgen.weights import checked_weights
 
 SPEC = find_method("multiplanar_unet")
+ALL = {"structures": "all"}
 
 
 @pytest.fixture(scope="module")
@@ -56,23 +57,42 @@ def _scan(size=(40, 34, 30), spacing=(3.0, 3.0, 3.0), direction=(1.0, 0, 0, 0, 1
 )
 def test_result_lies_on_the_images_own_grid(scan, weights):
     for orientations in ("1", "3"):
-        result = infer.run({"image": scan}, {"orientations": orientations}, Context(weights=weights))
+        result = infer.run({"image": scan}, {**ALL, "orientations": orientations}, Context(weights=weights))
         for name in ("segmentation", "uncertainty"):
             assert Grid.of(result[name]) == Grid.of(scan)
         assert to_array(result["segmentation"]).max() < CLASSES
         unsure = to_array(result["uncertainty"])
         assert unsure.min() >= 0 and unsure.max() <= 1
-    assert set(result) == {port.name for port in SPEC.outputs}
+    assert set(result) == {port.name for port in SPEC.outputs} - {"bone_air"}
 
 
 def test_permuted_and_flipped_copy_gives_the_same_answer_in_the_world(weights):
     scan = _scan(spacing=(1.0, 1.0, 1.0))
     other = sitk.Flip(sitk.PermuteAxes(scan, (2, 0, 1)), (True, False, True))
     answers = [
-        infer.run({"image": i}, {"orientations": "3"}, Context(weights=weights))["segmentation"] for i in (scan, other)
+        infer.run({"image": i}, {**ALL, "orientations": "3"}, Context(weights=weights))["segmentation"]
+        for i in (scan, other)
     ]
     back = sitk.Resample(answers[1], scan, sitk.Transform(), sitk.sitkNearestNeighbor)
     np.testing.assert_array_equal(to_array(back), to_array(answers[0]))
+
+
+def test_bone_and_air_alone(weights):
+    scan = _scan()
+    (name, found), *others = infer.run(
+        {"image": scan}, {"orientations": "1", "structures": "bone_air"}, Context(weights=weights)
+    ).items()
+    assert name == "bone_air" and not others and Grid.of(found) == Grid.of(scan)
+    labels = np.zeros((12, 12, 12), np.uint8)
+    labels[2:10, 2:10, 2:10] = 23
+    labels[3:9, 3:9, 3] = 19
+    labels[3:9, 3:9, 4] = 20
+    labels[5:7, 5:7, 6:8] = 0  # a cavity
+    labels[4, 4, 6:10] = 0  # one that opens to the outside along one axis, closed in the planes across it
+    expected = np.zeros_like(labels)
+    expected[3:9, 3:9, 3:5] = 1
+    expected[5:7, 5:7, 6:8] = expected[4, 4, 6:10] = 2
+    np.testing.assert_array_equal(to_array(infer.bone_and_air(from_array(labels, Grid.of(_scan((12,) * 3))))), expected)
 
 
 def test_volumes_table_counts_what_was_found():
@@ -89,7 +109,7 @@ def test_cancel_ends_the_labelling(weights):
             raise Cancelled("cancelled")
 
     with pytest.raises(Cancelled):
-        infer.run({"image": _scan()}, {"orientations": "3"}, Context(weights=weights, progress=Cancel()))
+        infer.run({"image": _scan()}, {**ALL, "orientations": "3"}, Context(weights=weights, progress=Cancel()))
 
 
 def test_every_label_has_a_code_a_colour_and_its_own_name():
@@ -137,7 +157,7 @@ def test_training_writes_weights_with_a_card_that_load(head, tmp_path):
     path = train(tmp_path, tmp_path / "out", "smoke", device="cpu")
     assert checked_weights("multiplanar_unet", str(path))[0] == path
     image = render_mr(head, "T1", np.random.default_rng(0))
-    result = infer.run({"image": image}, {"orientations": "1"}, Context(weights=path))
+    result = infer.run({"image": image}, {**ALL, "orientations": "1"}, Context(weights=path))
     assert Grid.of(result["segmentation"]) == Grid.of(image)
     assert all(torch.isfinite(value).all() for value in load_file(path).values())
 

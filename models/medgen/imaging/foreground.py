@@ -30,7 +30,7 @@ def foreground_mask(image: sitk.Image, coarse_mm: float = 3.0) -> sitk.Image:
         inside = values > -500
     else:
         root = np.sqrt(np.clip(values, low, high) - low)
-        inside = _filled(root > 0.75 * _otsu(root))  # scalp and brain are one piece, with dark bone between them
+        inside = filled(root > 0.75 * _otsu(root))  # scalp and brain are one piece, with dark bone between them
     return resample_labels(from_array(_solid(inside), coarse), image, fill=None)
 
 
@@ -49,10 +49,10 @@ def _solid(inside: Mask) -> Mask:
     core = _largest(ndimage.binary_erosion(inside, cross, border_value=1))
     if core.any():
         inside = ndimage.binary_dilation(core, cross) & inside
-    return _filled(_largest(inside))
+    return filled(_largest(inside))
 
 
-def _filled(inside: Mask) -> Mask:
+def filled(inside: Mask) -> Mask:
     """Without holes, in space or in any plane along the axes."""
     inside = ndimage.binary_fill_holes(inside)
     if inside.ndim == 3:

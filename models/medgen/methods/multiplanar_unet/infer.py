@@ -11,11 +11,11 @@ import SimpleITK as sitk
 import torch
 from safetensors.torch import load_file
 
-from medgen.imaging.foreground import foreground_mask
+from medgen.imaging.foreground import filled, foreground_mask
 from medgen.imaging.geometry import canonical, crop_to_mask, from_array, paste_back, to_array
 from medgen.imaging.resampling import grid_like, resample, resample_labels
 from medgen.method import Context
-from medgen.methods.multiplanar_unet.labels import CLASSES, LABELS
+from medgen.methods.multiplanar_unet.labels import BONE, CLASSES, LABELS
 from medgen.nets.unet2d import UNet2d, unet_from_state
 
 SPACING_MM = 1.0
@@ -33,11 +33,22 @@ def robust_scale(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
 
 
 def run(inputs: dict[str, Any], parameters: dict[str, Any], context: Context) -> dict[str, Any]:
-    """inputs: image. outputs: segmentation (uint8), uncertainty (float32), both on the image's grid, and volumes."""
+    """inputs: image. outputs, on its grid: segmentation (uint8), uncertainty (float32), and the table volumes; or
+    bone_air (uint8) alone."""
     context.progress.report("Loading the network", 0.0)
     network = load_network(context)
     labels, uncertainty = segment(inputs["image"], network, AXES[parameters["orientations"]], context)
+    if parameters["structures"] == "bone_air":
+        return {"bone_air": bone_and_air(labels)}
     return {"segmentation": labels, "uncertainty": uncertainty, "volumes": volumes_table(labels)}
+
+
+def bone_and_air(labels: sitk.Image) -> sitk.Image:
+    """1 where bone or marrow is, 2 in what the head encloses, in space or in a plane along the axes, without being
+    tissue."""
+    values = to_array(labels)
+    head = np.asarray(values != 0)
+    return from_array(np.isin(values, BONE) + 2 * (filled(head) & ~head).astype(np.uint8), labels)
 
 
 def load_network(context: Context) -> UNet2d:

@@ -61,3 +61,10 @@ LABELS = tuple(
     for value, (name, colour, category, code, _) in _TABLE.items()
 )
 CLASSES = len(LABELS) + 1  # and background, 0
+BONE = (19, 20)
+
+# the two that MR cannot tell apart by their brightness, for whoever makes a CT of it
+BONE_AND_AIR = (
+    Label(1, "Bone", (241, 214, 145), Terminology(_TISSUE, _sct("272673000", "Bone"))),
+    Label(2, "Air", (0, 151, 206), Terminology(_sct("105590001", "Substance"), _sct("15158005", "Air"))),
+)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from medgen.methods.multiplanar_unet.labels import LABELS
+from medgen.methods.multiplanar_unet.labels import BONE_AND_AIR, LABELS
 from medgen.spec import (
     ROI,
     Blob,
@@ -70,13 +70,21 @@ HEAD = MethodSpec(
     run="medgen.methods.multiplanar_unet.infer:run",
     inputs=(Image("image", "Head MR", modality="MR", help="T1, T2, PD or FLAIR of a head, any orientation."),),
     outputs=(
-        LabelMap("segmentation", "Head structures", labels=LABELS),
+        LabelMap("segmentation", "Head structures", required=False, labels=LABELS),
+        LabelMap(
+            "bone_air",
+            "Bone and air",
+            required=False,
+            help="Bone with its marrow, and the cavities that the head encloses.",
+            labels=BONE_AND_AIR,
+        ),
         Probability(
             "uncertainty",
             "Uncertainty",
+            required=False,
             help="1 minus the mean probability of the chosen label: near 0 where the orientations agree and are sure.",
         ),
-        Table("volumes", "Volumes"),
+        Table("volumes", "Volumes", required=False),
     ),
     parameters=(
         Choice(
@@ -85,6 +93,14 @@ HEAD = MethodSpec(
             "3",
             "From how many directions the volume is cut; more take longer and smooth out slips.",
             options={"1": "fast (one direction)", "3": "best (three directions)"},
+        ),
+        Choice(
+            "structures",
+            "Structures",
+            "all",
+            "Everything, or only what a synthetic CT must not mistake: bone and air.",
+            advanced=True,
+            options={"all": "all", "bone_air": "bone and air"},
         ),
     ),
     warnings=(
