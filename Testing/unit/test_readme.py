@@ -7,6 +7,7 @@ from pathlib import Path
 
 from medgen.catalogue import load_catalogue
 from medgen.spec import MethodSpec
+from medgen.weights import STARTER_WEIGHTS
 
 ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"
@@ -21,7 +22,9 @@ def method_table() -> str:
     rows = ["| method | what it does | inputs | weights | paper |", "|---|---|---|---|---|"]
     for spec in own_methods():
         inputs = ", ".join(port.title + ("" if port.required else " (optional)") for port in spec.inputs)
-        authors, weights = spec.paper.authors.split(",")[0], "yes" if spec.weights else "none needed"
+        shipped = (STARTER_WEIGHTS / spec.id / "card.json").is_file()
+        weights = "yes" if shipped else "to be trained" if spec.weights else "none needed"
+        authors = spec.paper.authors.split(",")[0]
         paper = f"[{authors} {spec.paper.year}](https://doi.org/{spec.paper.doi})"
         rows.append(f"| `{spec.id}` | {spec.summary} | {inputs} | {weights} | {paper} |")
     return "\n".join(rows)

@@ -66,7 +66,7 @@ def brain_study(images: Mapping[str, sitk.Image], brain: sitk.Image | None = Non
         raise BadInput("Give at least one of FLAIR, T2, T1 and contrast-enhanced T1.")
     reference, way = canonical(images[names[0]])
     if brain is None:
-        mask = foreground_mask(reference)
+        mask = _stripped_brain(reference)
         millilitres = float(to_array(mask).sum() * np.prod(mask.GetSpacing()) / 1000)
         if millilitres > LARGEST_BRAIN_ML:
             raise BadInput(
@@ -85,6 +85,16 @@ def brain_study(images: Mapping[str, sitk.Image], brain: sitk.Image | None = Non
             slices[:, channel] = scale_brain(to_array(resample(images[name], grid)).astype(np.float32), inside)
     present = tuple(name in images for name in BRAIN_SEQUENCES)
     return BrainStudy(slices, inside, present, grid, Grid.of(reference), way)
+
+
+def _stripped_brain(image: sitk.Image) -> sitk.Image:
+    """Where a stripped image is not 0 (holes filled); where the air is not 0 but noise, its foreground."""
+    values = to_array(image)
+    if np.mean(values == 0) < 0.25:
+        return foreground_mask(image)
+    from scipy import ndimage
+
+    return from_array(np.stack([ndimage.binary_fill_holes(plane) for plane in values != 0]), image)
 
 
 def _slice_grid(image: sitk.Image, mask: sitk.Image) -> Grid:

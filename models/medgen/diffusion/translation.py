@@ -1,0 +1,99 @@
+"""Many slices through encoding and guided decoding, in batches, with the encodings kept for the next run."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from medgen.diffusion.networks import NoiseNetwork
+from medgen.diffusion.sampling import Guide, Solver, clamped, decode, encode, round_trip_error
+from medgen.diffusion.schedule import Schedule
+from medgen.method import Context
+
+BATCH = 8
+GuidesOf = Callable[[slice], Sequence[Guide]]
+Report = Callable[[float], None]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """level: how far into noise, 1..1000; steps: each way; clamp: cut the predicted image off at -1 and 1, as the
+    papers' code does, which loses what is beyond."""
+
+    level: int
+    steps: int
+    solver: Solver = "dpm2"
+    clamp: bool = False
+
+
+class Translator:
+    """Encodes and decodes slices [n, c, h, w] (0..1, on the CPU) with a noise network on the context's device.
+
+    label: the network's class, `encode_label` on the way in. Between jobs of a worker the encodings of the last images
+    stay in the context's cache, so that another guidance decodes only.
+    """
+
+    def __init__(
+        self,
+        network: NoiseNetwork,
+        setting: Setting,
+        context: Context,
+        encoder: NoiseNetwork | None = None,
+        schedule: Schedule | None = None,
+    ) -> None:
+        self.network, self.encoder, self.setting, self.context = network, encoder or network, setting, context
+        self.schedule = schedule or Schedule()
+        self.times = self.schedule.times(setting.level, setting.steps)
+        self.batch = max(1, round(BATCH * context.batch_scale))
+
+    def encode(self, x: Tensor, report: Report = lambda fraction: None) -> Tensor:
+        kept = self._kept(x)
+        for rows in self._batches(len(x)):
+            self.context.progress.raise_if_cancelled()
+            missing = [row for row in range(rows.start, rows.stop) if row not in kept]
+            if missing:
+                noise = self._noise(self.encoder)
+                images = x[missing].to(self.context.device)
+                latents = encode(images, noise, self.schedule, self.times, self.setting.solver, self._tick).cpu()
+                kept.update(zip(missing, latents, strict=True))
+            report(rows.stop / len(x))
+        return torch.stack([kept[row] for row in range(len(x))])
+
+    def decode(self, latents: Tensor, guides_of: GuidesOf, report: Report = lambda fraction: None) -> Tensor:
+        """guides_of: the guides of the slices in this range of `latents`."""
+        noise, out = self._noise(self.network), torch.empty_like(latents)
+        for rows in self._batches(len(latents)):
+            here = latents[rows].to(self.context.device)
+            guides = guides_of(rows)
+            decoded = decode(here, noise, self.schedule, self.times, self.setting.solver, guides, self._tick)
+            out[rows] = decoded.cpu()
+            report(rows.stop / len(latents))
+        return out
+
+    def round_trip(self, x: Tensor, latents: Tensor, most: int = 4) -> float:
+        """Relative error of encoding and decoding without guidance, on `most` slices spread over x."""
+        rows = np.unique(np.linspace(0, len(x) - 1, min(most, len(x))).astype(int)).tolist()
+        return round_trip_error(x[rows], self.decode(latents[rows], lambda _rows: ()))
+
+    def _noise(self, network: NoiseNetwork) -> Callable[[Tensor, int], Tensor]:
+        return clamped(network, self.schedule, -1, 1) if self.setting.clamp else network
+
+    def _tick(self) -> None:
+        self.context.progress.raise_if_cancelled()
+
+    def _batches(self, count: int) -> list[slice]:
+        return [slice(start, min(start + self.batch, count)) for start in range(0, count, self.batch)]
+
+    def _kept(self, x: Tensor) -> dict[int, Tensor]:
+        """The encodings of just these images at just this setting, by row; others are forgotten."""
+        what = hashlib.sha256(np.ascontiguousarray(x.numpy()).tobytes())
+        what.update(repr((self.setting, str(self.context.weights), self.context.device, self.encoder.label)).encode())
+        key = "diffusion encodings"
+        if self.context.cache.get(key, ("",))[0] != what.hexdigest():
+            self.context.cache[key] = what.hexdigest(), {}
+        return self.context.cache[key][1]

@@ -1,0 +1,115 @@
+"""Wolleb, Bieder, Sandkühler and Cattin 2022: anomaly maps of brain MR without lesion masks. Standard library only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from medgen.spec import (
+    Bool,
+    Choice,
+    Code,
+    FitnessWarning,
+    Float,
+    Image,
+    ImageFacts,
+    Int,
+    Label,
+    LabelMap,
+    Mask,
+    MethodSpec,
+    Paper,
+    Plot,
+    Table,
+    Terminology,
+)
+
+ABNORMAL = Terminology(Code("SCT", "49755003", "Morphologically Altered Structure"), Code("SCT", "52988006", "Lesion"))
+SEQUENCES = (("FLAIR", "FLAIR"), ("T2", "T2"), ("T1", "T1"), ("T1c", "T1 with contrast agent"))
+
+
+def fitness(facts: Mapping[str, ImageFacts]) -> list[FitnessWarning]:
+    found = []
+    for name, image in facts.items():
+        if image.modality == "CT" or image.minimum < -500:
+            found.append(FitnessWarning(name, "This looks like a CT; the weights know MR only."))
+        if max(image.spacing_mm) > 7:
+            found.append(FitnessWarning(name, f"Slices {max(image.spacing_mm):.1f} mm apart leave most unseen."))
+    if "FLAIR" not in facts and facts:
+        found.append(FitnessWarning(next(iter(facts)), "Without FLAIR, small lesions in white matter are missed."))
+    return found
+
+
+SPEC = MethodSpec(
+    id="diffusion_anomaly",
+    title="Brain MR: what does not look healthy",
+    summary="Redraws a brain as healthy with a diffusion model that never saw a lesion mask, and maps what changed.",
+    family="anomaly",
+    paper=Paper(
+        "Diffusion Models for Medical Anomaly Detection",
+        "Wolleb J, Bieder F, Sandkühler R, Cattin PC",
+        "MICCAI, LNCS 13438",
+        2022,
+        "10.1007/978-3-031-16452-1_4",
+    ),
+    intended_use="A first look at where a brain may be abnormal. Research only; not for diagnosis or treatment.",
+    run="medgen.methods.diffusion_anomaly.infer:run",
+    inputs=(
+        *(
+            Image(name, title, modality="MR", required=False, help="Skull-stripped, or with a brain mask.")
+            for name, title in SEQUENCES
+        ),
+        Mask("brain", "Brain mask", required=False, help="Needed where the skull is still on."),
+    ),
+    outputs=(
+        LabelMap("anomaly", "Anomaly", labels=(Label(1, "Anomaly", (230, 60, 40), ABNORMAL),)),
+        Image("anomaly_map", "Anomaly map", help="Sum over the sequences of the absolute change."),
+        *(
+            Image(f"healthy_{name}", f"Pseudo-healthy {title}", required=False, synthetic=True)
+            for name, title in SEQUENCES
+        ),
+        LabelMap(
+            "flair_threshold",
+            "FLAIR threshold",
+            required=False,
+            labels=(Label(1, "Bright in FLAIR", (60, 160, 230), ABNORMAL),),
+            help="The simple rival: the brightest voxels of the brain in FLAIR.",
+        ),
+        Plot("diseased", "P(diseased) along the slices", x="position_mm", y=("p_diseased",)),
+        Table("report", "Report"),
+    ),
+    parameters=(
+        Float("guidance", "Guidance", 30.0, "How strongly the slice is drawn toward healthy; too much leaves traces at "
+              "the brain's rim.", minimum=0.0, maximum=1000.0, step=10.0),
+        Int("noise_level", "Noise level", 400, "How much of the image is given up and redrawn; of 1000.", minimum=50,
+            maximum=1000, step=50),
+        Choice("slices", "Slices", "all", "Redrawing only slices that look diseased is faster.",
+               options={"all": "all of the brain", "suspicious": "only those more likely diseased than not"}),
+        Choice("threshold", "Threshold", "otsu", "Where the map is cut.",
+               options={"otsu": "Otsu", "fixed": "a fixed value", "percentile": "a percentile of the brain"}),
+        Float("value", "Fixed threshold", 0.5, "For 'a fixed value', in units of the map.", minimum=0.0, maximum=4.0,
+              step=0.05),
+        Float("percentile", "Percentile", 97.0, "For 'a percentile', and for the FLAIR threshold.", unit="%",
+              minimum=50.0, maximum=100.0, step=0.5),
+        Int("steps", "Steps", 20, "Network evaluations each way; more return closer to the image and take longer.",
+            minimum=2, maximum=1000, step=5, advanced=True),
+        Choice("solver", "Solver", "dpm2", "How the steps are taken.", advanced=True,
+               options={"dpm2": "DPM-Solver++, second order", "ddim": "DDIM, as in the paper"}),
+        Bool("clamp", "Clamp", False, "Cut predicted images off at -1 and 1 as the paper's code does.", advanced=True),
+        Int("rim", "Rim left out", 2, "Pixels of 1.5 mm at the brain's edge, where guidance leaves traces.",
+            minimum=0, maximum=5, advanced=True),
+        Float("smallest", "Smallest piece", 50.0, "Smaller pieces are dropped.", unit="mm³", minimum=0.0,
+              maximum=10000.0, step=10.0, advanced=True),
+    ),
+    warnings=(
+        "No weights come with this method yet: train them with `medgen train diffusion_anomaly`.",
+        "The weights were trained on rendered brains with drawn lesions, not on scans: on scans the map also shows "
+        "what the rendering lacks.",
+        "Pseudo-healthy images are synthetic and show no part of the patient.",
+    ),
+    modalities=("MR",),
+    body_parts=("brain",),
+    weights=("brain_mr.safetensors",),
+    fitness=fitness,
+)  # fmt: skip
+
+SPECS = (SPEC,)

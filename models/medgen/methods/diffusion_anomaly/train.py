@@ -1,0 +1,65 @@
+"""`medgen train diffusion_anomaly --data DIR -o DIR`: noise network and classifier, from image-level labels alone.
+
+DIR holds whole-head label maps (numbers 1 to 14 are learnt from, 15 and up are held back), or slices rendered from them
+before. The lesion masks decide only whether a slice counts as healthy or diseased.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from medgen.diffusion.training import BrainSampler, DiffusionStep, brain_set, plan_of, run_plan, save_networks
+from medgen.imaging.brain_study import SIDE
+from medgen.method import Progress
+from medgen.nets.diffusion_unet import DiffusionUNet, EncoderClassifier, Layout, paper_classifier, paper_unet
+
+WEIGHTS = "brain_mr.safetensors"
+UNET = {
+    "smoke": Layout(4, 8, 8, (1, 2), 1, (), groups=4, classes=2, patch=4),
+    "small": Layout(4, 8, 32, (1, 2, 2, 2), 1, (), groups=8, classes=2, patch=2),
+    "paper": paper_unet(4, 8, classes=2),
+}
+CLASSIFIER = {
+    "smoke": Layout(4, 2, 8, (1, 2), 1, (), groups=4, patch=4, scale_shift=True, block_resampling=True),
+    "small": Layout(4, 2, 16, (1, 2, 2, 4), 1, (8,), 8, 32, patch=2, scale_shift=True, block_resampling=True),
+    "paper": paper_classifier(2, side=SIDE),
+}
+
+
+def train(
+    data: Path,
+    out: Path,
+    config: str = "small",
+    seed: int = 0,
+    device: str = "auto",
+    progress: Progress | None = None,
+    max_seconds: float | None = None,
+) -> Path:
+    """Trains, or goes on where a run in `out` stopped, and writes the weights and their card to `out`; returns the
+    weights file. max_seconds: ends early, with what there is. Raises BadInput."""
+    plan = plan_of(config)
+    sampler = BrainSampler(brain_set(data, out, seed, config == "smoke", progress), seed, plan.batch)
+    torch.manual_seed(seed)
+    step = DiffusionStep(
+        DiffusionUNet(UNET[config]),
+        {"classifier": (EncoderClassifier(CLASSIFIER[config], SIDE), "class")},
+        plan.learning_rate,
+    )
+
+    def sample(number: int) -> dict[str, torch.Tensor]:
+        batch = sampler(number)
+        return {"image": batch["image"], "label": batch["label"], "classifier": batch["label"]}
+
+    outcome = run_plan(step, sample, out, plan, seed, device, progress, max_seconds)
+    card = {
+        "title": "Brain MR (T1, T1c, T2, FLAIR): diffusion network and healthy/diseased classifier",
+        "training_data": "Skull-stripped slices rendered from head label maps 1 to 14 with inserted hyperintensities, "
+        "tumours and infarcts; image-level labels only. No scan was used.",
+        "command": f"medgen train diffusion_anomaly --config {config}",
+        "seed": seed,
+        "steps": outcome.step,
+        "device": device,
+    }
+    return save_networks(outcome.networks, out, WEIGHTS, card)
