@@ -1,0 +1,1 @@
+"""Paavilainen, Akram, Kannala 2021: pix2pix with an aligned stand-in and unpaired scans."""
