@@ -1,7 +1,7 @@
 """Adversarial losses on a discriminator's raw scores (logits), any shape: one number a sample or a map of patches.
 
 'vanilla' (Goodfellow et al., NeurIPS 2014, the generator's non-saturating form), 'lsgan' (least squares: Mao et al.,
-ICCV 2017), 'relativistic' (average: Jolicoeur-Martineau, ICLR 2019): there a = real - mean(fake), b = fake - mean(real),
+ICCV 2017), 'relativistic' (average: Jolicoeur-Martineau, ICLR 2019): a = real - mean(fake), b = fake - mean(real),
 and the generator wants them exchanged.
 """
 
