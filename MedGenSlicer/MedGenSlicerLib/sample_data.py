@@ -24,8 +24,8 @@ def register() -> None:
     logic.registerCustomSampleDataSource(
         category=CATEGORY,
         sampleName=HEAD,
-        uris=[],
-        fileNames=[],
+        uris=[(FOLDER / f"{HEAD}.nrrd").as_uri()],  # the module wants as many addresses as nodes
+        fileNames=[f"{HEAD}.nrrd"],
         nodeNames=["MedGen head T1"],
         customDownloader=lambda _source: [load_head()],
         thumbnailFileName=str(FOLDER / "MedGenHead.png"),

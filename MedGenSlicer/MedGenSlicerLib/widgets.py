@@ -89,12 +89,16 @@ class Notice:
 
 
 def clear_layout(layout: Any) -> None:
-    """Removes every widget and inner layout."""
+    """Removes every widget and inner layout.
+
+    Widgets keep their parent until they are gone: the wrapper of one without a parent deletes it, and PythonQt drops
+    the last wrapper while Qt is deleting that very widget, as it frees the functions connected to the widgets inside.
+    """
     while layout.count():
         item = layout.takeAt(0)
         widget, inner = item.widget(), item.layout()
         if widget is not None:
-            widget.setParent(None)
+            widget.hide()
             widget.deleteLater()
         elif inner is not None:
             clear_layout(inner)
