@@ -54,6 +54,7 @@ from medgen.methods.pix2pix_translation.slices import ct_unit, mr_unit, slice_gr
 from medgen.training.export import export_weights
 from medgen.training.loop import LoopConfig
 from medgen.training.loop import train as train_loop
+from medgen.training.paired_heads import numbered_maps
 
 Array = npt.NDArray[Any]
 WEIGHTS = {True: "mr_to_ct", False: "ct_to_mr"}  # folder and file of a direction (to CT or not)
@@ -162,9 +163,8 @@ def patients_of(data: Path, cache: Path, heads: int, seed: int = 0, progress: Pr
     progress = progress or SilentProgress()
 
     def found() -> Iterator[Patient]:
-        numbered = {n: data / f"training_seg_{n:02d}.nii.gz" for n in TRAIN_HEADS[:heads]}
-        for number, path in numbered.items():
-            if path.is_file():
+        for number, path in numbered_maps(data).items():
+            if number in TRAIN_HEADS[:heads]:
                 progress.raise_if_cancelled()
                 progress.report("Rendering heads", 0.0, path.name)
                 yield _kept(cache / f"{number:02d}.npy", path, number, seed)
@@ -237,7 +237,7 @@ def train(
             "licence": "Apache-2.0",
             "intended_use": "Research; synthetic, not validated for treatment.",
             "known_failures": [],
-            "trained_on_rendered": bool(list(data.glob("training_seg_*"))),
+            "trained_on_rendered": bool(numbered_maps(data)),
         }
         export_weights(generator.state_dict(), folder, f"{WEIGHTS[to_ct]}.safetensors", card)
     return out

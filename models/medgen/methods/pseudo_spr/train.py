@@ -8,7 +8,6 @@ bone.nii.gz, where there is one, else what lies above 300 HU. Of those every eig
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,6 +56,7 @@ from medgen.nets.unet3d import UNet3d
 from medgen.training.export import export_weights
 from medgen.training.loop import LoopConfig, Update
 from medgen.training.loop import train as train_loop
+from medgen.training.paired_heads import numbered_maps
 
 WEIGHTS = "head_dixon.safetensors"
 
@@ -85,16 +85,18 @@ CONFIGS = {
 # --------------------------------------------------------------------------------------------------------------- cases
 
 
-def make_case(channels: Mapping[str, sitk.Image], bone: sitk.Image, spr: sitk.Image) -> Case:
-    """Everything on the working grid round the body of `spr`'s patient; outside the body SPR is that of air.
+def make_case(
+    channels: Mapping[str, sitk.Image], bone: sitk.Image, spr: sitk.Image, spacing_mm: float = SPACING_MM
+) -> Case:
+    """Everything on the working grid (cubic voxels of `spacing_mm`) round the body; outside it SPR is that of air.
 
     The channels hold z-scores in the body.
     """
     leading = next(channels[name] for name in CHANNELS if name in channels)
     upright, _ = canonical(leading)
-    whole = grid_like(upright, SPACING_MM)
+    whole = grid_like(upright, spacing_mm)
     found = patient_mask([resample(image, whole, fill=0.0) for image in channels.values()])
-    box = crop_to_mask(found, found, margin_mm=4 * SPACING_MM)
+    box = crop_to_mask(found, found, margin_mm=4 * spacing_mm)
     inside = to_array(resample_labels(found, box)) != 0
     arrays = {
         name: z_score(to_array(resample(image, box, fill=0.0)).astype(np.float32), inside).astype(np.float16)
@@ -105,8 +107,8 @@ def make_case(channels: Mapping[str, sitk.Image], bone: sitk.Image, spr: sitk.Im
     return Case(arrays, to_array(resample_labels(bone, box)), inside, values.astype(np.float16))
 
 
-def render_case(labels: sitk.Image, rng: np.random.Generator) -> Case:
-    """A head label map as Dixon, T1 of random times, and SPR."""
+def render_case(labels: sitk.Image, rng: np.random.Generator, spacing_mm: float = SPACING_MM) -> Case:
+    """A head label map as Dixon, T1 of random times, and SPR, on the working grid."""
     scan = Scan(
         psf_fwhm_mm=float(rng.uniform(0.8, 1.8)),
         slice_mm=float(rng.uniform(2, 4)) if rng.random() < 0.35 else 0.0,
@@ -120,21 +122,16 @@ def render_case(labels: sitk.Image, rng: np.random.Generator) -> Case:
     water, fat = render_dixon(labels, rng, scan)
     bone = sitk.GetImageFromArray(np.isin(sitk.GetArrayViewFromImage(labels), (BONE, MARROW)).astype(np.uint8))
     bone.CopyInformation(labels)
-    return make_case({"water": water, "t1": t1, "fat": fat}, bone, render_spr(labels, rng))
+    return make_case({"water": water, "t1": t1, "fat": fat}, bone, render_spr(labels, rng), spacing_mm)
 
 
-def rendered_head(path: Path, copy: int, seed: int) -> Case:
+def rendered_head(path: Path, number: int, copy: int, seed: int) -> Case:
     """Head label map `path` rendered; copies above 0 are bent to another person's head."""
-    rng = np.random.default_rng((seed, numbered(path), copy))
-    labels = crop_to_head(part_fat(read_head(path), np.random.default_rng(numbered(path))))
+    rng = np.random.default_rng((seed, number, copy))
+    labels = crop_to_head(part_fat(read_head(path), np.random.default_rng(number)))
     if copy:
         labels = deform_labels(labels, random_deformation(labels, rng))
     return render_case(labels, rng)
-
-
-def numbered(path: Path) -> int:
-    digits = re.findall(r"\d+", path.name.split(".")[0])
-    return int(digits[-1]) if digits else 0
 
 
 def read_case(folder: Path) -> Case:
@@ -159,28 +156,27 @@ def _cases(
     data: Path, out: Path, config: Config, seed: int, progress: Progress | None
 ) -> tuple[list[Case], list[Case]]:
     """Cases to learn from and to choose by; rendered ones are kept in `out` for a run that goes on."""
-    maps = {numbered(path): path for path in sorted(data.glob("*.nii*"))}
+    maps = numbered_maps(data)
     if not maps:
         folders = sorted(folder for folder in data.iterdir() if folder.is_dir())
         cases = [read_case(folder) for folder in folders]
         return [c for i, c in enumerate(cases) if i % 8 != 7], cases[7::8]
-    wanted = [(maps[n], copy) for n in TRAIN_HEADS if n in maps for copy in range(config.copies)]
-    wanted = [(path, copy) for path, copy in wanted if numbered(path) <= config.heads]
-    held_back = [(maps[n], 0) for n in VALIDATION_HEADS if n in maps and config.heads > 1]
+    wanted = [(n, copy) for n in TRAIN_HEADS[: config.heads] if n in maps for copy in range(config.copies)]
+    held_back = [(n, 0) for n in VALIDATION_HEADS if n in maps and config.heads > 1]
 
-    def all_of(which: list[tuple[Path, int]]) -> Iterator[Case]:
-        for path, copy in which:
+    def all_of(which: list[tuple[int, int]]) -> Iterator[Case]:
+        for number, copy in which:
             if progress is not None:
                 progress.raise_if_cancelled()
-                progress.report("Rendering heads", 0.0, f"{path.name}, copy {copy}")
-            yield _kept(out / "cases" / f"{numbered(path):02d}_{copy}.npy", path, copy, seed)
+                progress.report("Rendering heads", 0.0, f"head {number}, copy {copy}")
+            yield _kept(out / "cases" / f"{number:02d}_{copy}.npy", maps[number], number, copy, seed)
 
     return list(all_of(wanted)), list(all_of(held_back))
 
 
-def _kept(file: Path, path: Path, copy: int, seed: int) -> Case:
+def _kept(file: Path, path: Path, number: int, copy: int, seed: int) -> Case:
     if not file.is_file():
-        case = rendered_head(path, copy, seed)
+        case = rendered_head(path, number, copy, seed)
         file.parent.mkdir(parents=True, exist_ok=True)
         parts = [*(case.channels[name] for name in CHANNELS), case.bone, case.body, case.spr]
         partial = file.with_suffix(".partial.npy")
