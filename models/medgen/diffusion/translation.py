@@ -34,7 +34,7 @@ class Setting:
 class Translator:
     """Encodes and decodes slices [n, c, h, w] (0..1, on the CPU) with a noise network on the context's device.
 
-    label: the network's class, `encode_label` on the way in. Between jobs of a worker the encodings of the last images
+    encoder: the network on the way in, where it is another (or has another label). Between jobs of a worker the encodings of the last images
     stay in the context's cache, so that another guidance decodes only.
     """
 
@@ -64,9 +64,15 @@ class Translator:
             report(rows.stop / len(x))
         return torch.stack([kept[row] for row in range(len(x))])
 
-    def decode(self, latents: Tensor, guides_of: GuidesOf, report: Report = lambda fraction: None) -> Tensor:
-        """guides_of: the guides of the slices in this range of `latents`."""
-        noise, out = self._noise(self.network), torch.empty_like(latents)
+    def decode(
+        self,
+        latents: Tensor,
+        guides_of: GuidesOf,
+        report: Report = lambda fraction: None,
+        network: NoiseNetwork | None = None,
+    ) -> Tensor:
+        """guides_of: the guides of the slices in this range of `latents`; network: another than the translator's."""
+        noise, out = self._noise(network or self.network), torch.empty_like(latents)
         for rows in self._batches(len(latents)):
             here = latents[rows].to(self.context.device)
             guides = guides_of(rows)
@@ -78,7 +84,7 @@ class Translator:
     def round_trip(self, x: Tensor, latents: Tensor, most: int = 4) -> float:
         """Relative error of encoding and decoding without guidance, on `most` slices spread over x."""
         rows = np.unique(np.linspace(0, len(x) - 1, min(most, len(x))).astype(int)).tolist()
-        return round_trip_error(x[rows], self.decode(latents[rows], lambda _rows: ()))
+        return round_trip_error(x[rows], self.decode(latents[rows], lambda _rows: (), network=self.encoder))
 
     def _noise(self, network: NoiseNetwork) -> Callable[[Tensor, int], Tensor]:
         return clamped(network, self.schedule, -1, 1) if self.setting.clamp else network

@@ -2,42 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
+from medgen.diffusion.brain_ports import INPUTS, LESION, RENDERED, SEQUENCES, fitness, missing_weights
 from medgen.spec import (
     Bool,
     Choice,
-    Code,
-    FitnessWarning,
     Float,
     Image,
-    ImageFacts,
     Int,
     Label,
     LabelMap,
-    Mask,
     MethodSpec,
     Paper,
     Plot,
     Table,
-    Terminology,
 )
-
-ABNORMAL = Terminology(Code("SCT", "49755003", "Morphologically Altered Structure"), Code("SCT", "52988006", "Lesion"))
-SEQUENCES = (("FLAIR", "FLAIR"), ("T2", "T2"), ("T1", "T1"), ("T1c", "T1 with contrast agent"))
-
-
-def fitness(facts: Mapping[str, ImageFacts]) -> list[FitnessWarning]:
-    found = []
-    for name, image in facts.items():
-        if image.modality == "CT" or image.minimum < -500:
-            found.append(FitnessWarning(name, "This looks like a CT; the weights know MR only."))
-        if max(image.spacing_mm) > 7:
-            found.append(FitnessWarning(name, f"Slices {max(image.spacing_mm):.1f} mm apart leave most unseen."))
-    if "FLAIR" not in facts and facts:
-        found.append(FitnessWarning(next(iter(facts)), "Without FLAIR, small lesions in white matter are missed."))
-    return found
-
 
 SPEC = MethodSpec(
     id="diffusion_anomaly",
@@ -53,15 +31,9 @@ SPEC = MethodSpec(
     ),
     intended_use="A first look at where a brain may be abnormal. Research only; not for diagnosis or treatment.",
     run="medgen.methods.diffusion_anomaly.infer:run",
-    inputs=(
-        *(
-            Image(name, title, modality="MR", required=False, help="Skull-stripped, or with a brain mask.")
-            for name, title in SEQUENCES
-        ),
-        Mask("brain", "Brain mask", required=False, help="Needed where the skull is still on."),
-    ),
+    inputs=INPUTS,
     outputs=(
-        LabelMap("anomaly", "Anomaly", labels=(Label(1, "Anomaly", (230, 60, 40), ABNORMAL),)),
+        LabelMap("anomaly", "Anomaly", labels=(Label(1, "Anomaly", (230, 60, 40), LESION),)),
         Image("anomaly_map", "Anomaly map", help="Sum over the sequences of the absolute change."),
         *(
             Image(f"healthy_{name}", f"Pseudo-healthy {title}", required=False, synthetic=True)
@@ -71,7 +43,7 @@ SPEC = MethodSpec(
             "flair_threshold",
             "FLAIR threshold",
             required=False,
-            labels=(Label(1, "Bright in FLAIR", (60, 160, 230), ABNORMAL),),
+            labels=(Label(1, "Bright in FLAIR", (60, 160, 230), LESION),),
             help="The simple rival: the brightest voxels of the brain in FLAIR.",
         ),
         Plot("diseased", "P(diseased) along the slices", x="position_mm", y=("p_diseased",)),
@@ -101,9 +73,8 @@ SPEC = MethodSpec(
               maximum=10000.0, step=10.0, advanced=True),
     ),
     warnings=(
-        "No weights come with this method yet: train them with `medgen train diffusion_anomaly`.",
-        "The weights were trained on rendered brains with drawn lesions, not on scans: on scans the map also shows "
-        "what the rendering lacks.",
+        missing_weights("diffusion_anomaly"),
+        RENDERED,
         "Pseudo-healthy images are synthetic and show no part of the patient.",
     ),
     modalities=("MR",),

@@ -1,0 +1,188 @@
+"""diffusion_segmentation and diffusion_edit from training to result, with networks of a few steps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+
+from medgen.catalogue import find_method
+from medgen.diffusion.networks import load_networks
+from medgen.errors import BadInput
+from medgen.imaging.geometry import Grid, from_array, to_array
+from medgen.imaging.phantoms import analytic_head, insert_lesions, render_mr, strip_skull
+from medgen.method import Context
+from medgen.methods.diffusion_edit import infer as edit
+from medgen.methods.diffusion_edit.train import lesion_share
+from medgen.methods.diffusion_edit.train import train as train_edit
+from medgen.methods.diffusion_segmentation import infer as segmentation
+from medgen.methods.diffusion_segmentation.train import train as train_segmentation
+
+SEGMENTATION, EDIT = find_method("diffusion_segmentation"), find_method("diffusion_edit")
+
+
+@pytest.fixture(scope="module")
+def head() -> sitk.Image:
+    return analytic_head(np.random.default_rng(0), spacing_mm=3.0)
+
+
+@pytest.fixture(scope="module")
+def rendered(tmp_path_factory: pytest.TempPathFactory, head: sitk.Image) -> Path:
+    """A folder of rendered slices, and beside it the segmentation network that was trained first."""
+    data, out = tmp_path_factory.mktemp("maps"), tmp_path_factory.mktemp("trained")
+    sitk.WriteImage(head, str(data / "head_01.nii.gz"))
+    train_segmentation(data, out, "smoke")
+    return out
+
+
+@pytest.fixture(scope="module")
+def edit_weights(tmp_path_factory: pytest.TempPathFactory, rendered: Path) -> Path:
+    return train_edit(rendered / "slices", tmp_path_factory.mktemp("edit"), "smoke")
+
+
+@pytest.fixture(scope="module")
+def flair(head: sitk.Image) -> sitk.Image:
+    """Stripped, five slices, axes turned and flipped."""
+    rng = np.random.default_rng(1)
+    brain = strip_skull(insert_lesions(head, "tumour", rng)[0])
+    image = sitk.Mask(render_mr(brain, "FLAIR", rng), sitk.Cast(brain > 0, sitk.sitkUInt8))
+    grid = Grid((64, 64, 5), (3.5, 3.5, 20.0), (-110.0, -110.0, -50.0), (1, 0, 0, 0, 1, 0, 0, 0, 1))
+    thick = sitk.Resample(image, grid.size, sitk.Transform(), sitk.sitkLinear, grid.origin, grid.spacing_mm)
+    return sitk.DICOMOrient(thick, "RAI")
+
+
+def draw(flair: sitk.Image, folder: Path, context: Context | None = None, **parameters: Any) -> dict[str, Any]:
+    context = context or Context()
+    context.weights = folder / "lesions.safetensors"
+    return segmentation.run({"FLAIR": flair}, SEGMENTATION.check_parameters({"steps": 3, **parameters}), context)
+
+
+@pytest.mark.parametrize("sampler", ["ddpm", "ddim", "dpm2"])
+def test_draws_become_a_mask_a_mean_and_a_variance_on_the_scans_grid(
+    sampler: str, flair: sitk.Image, rendered: Path
+) -> None:
+    result = draw(flair, rendered, draws=3, sampler=sampler)
+    for name in ("segmentation", "mean", "votes", "variance"):
+        assert Grid.of(result[name]) == Grid.of(flair)
+    assert set(result) == {port.name for port in SEGMENTATION.outputs}
+    assert set(np.unique(to_array(result["segmentation"]))) <= {0, 1, 2}
+    for name in ("mean", "votes"):
+        assert 0 <= to_array(result[name]).min() <= to_array(result[name]).max() <= 1
+    assert to_array(result["variance"]).max() > 0
+    table = dict(zip(result["volumes"]["quantity"], result["volumes"]["value"], strict=True))
+    assert table["mean, ml"] == pytest.approx(np.mean([table[f"draw {n}, ml"] for n in (1, 2, 3)]), abs=0.002)
+    assert table["5 %, ml"] <= table["mean, ml"] <= table["95 %, ml"]
+    assert 0 <= table["slices empty in every draw"] <= table["slices"]
+
+
+def test_seeds_and_not_batches_make_the_draws(flair: sitk.Image, rendered: Path) -> None:
+    one = draw(flair, rendered, Context(seed=4), draws=2)["mean"]
+    same = draw(flair, rendered, Context(seed=4, batch_scale=0.1), draws=2)["mean"]
+    other = draw(flair, rendered, Context(seed=5), draws=2)["mean"]
+    assert np.allclose(to_array(one), to_array(same), atol=1e-4)
+    assert not np.allclose(to_array(one), to_array(other), atol=1e-2)
+
+
+def test_consensus_follows_the_draws() -> None:
+    truth = np.zeros((4, 20, 20), bool)
+    truth[:, 5:15, 5:15] = True
+    draws = np.repeat(truth[None].astype(np.float32), 5, axis=0)
+    draws[0] = 0  # one draw found nothing
+    draws[1, :, :3] = 1  # one found too much
+    for how in ("mean", "majority", "staple"):
+        assert np.array_equal(segmentation.consensus(draws, how, 0.5), truth), how
+    assert not segmentation.consensus(draws * 0, "staple", 0.5).any()
+    # what is short of half in every draw counts for the mean only where the threshold is lower
+    faint = np.full_like(draws, 0.4)
+    assert segmentation.consensus(faint, "mean", 0.3).all()
+    assert not segmentation.consensus(faint, "majority", 0.3).any()
+
+
+# ------------------------------------------------------------------------------------------------------- guided edits
+
+
+def region_on(flair: sitk.Image) -> sitk.Image:
+    """A ball of 15 mm in the middle of the brain."""
+    inside = np.argwhere(to_array(flair) > 0.1)
+    centre = flair.TransformContinuousIndexToPhysicalPoint(inside.mean(0)[::-1].tolist())
+    grid = Grid.of(flair)
+    z, y, x = np.meshgrid(*(np.arange(n) for n in reversed(grid.size)), indexing="ij")
+    points = grid.to_world(np.stack([x.ravel(), y.ravel(), z.ravel()], 1))
+    near = np.linalg.norm(points - centre, axis=1) < 15
+    return from_array(near.reshape(z.shape).astype(np.uint8), flair)
+
+
+def change(inputs: dict[str, Any], weights: Path, **parameters: Any) -> dict[str, Any]:
+    chosen = EDIT.check_parameters({"steps": 3, "noise_level": 200, **parameters})
+    return edit.run(inputs, chosen, Context(weights=weights))
+
+
+def test_painting_changes_the_slices_of_the_region_only(
+    flair: sitk.Image, edit_weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(edit, "MASK_SCALE", 1e5)  # a segmenter of three steps hardly pulls
+    region = region_on(flair)
+    result = change({"FLAIR": flair, "region": region}, edit_weights, edit="region")
+    assert set(result) == {"edited_FLAIR", "difference", "lesion", "report"}
+    assert set(result) <= {port.name for port in EDIT.outputs}
+    for name in ("edited_FLAIR", "difference", "lesion"):
+        assert Grid.of(result[name]) == Grid.of(flair)
+    slices_painted = to_array(region).any(axis=(1, 2))
+    slices_changed = to_array(result["difference"]).max(axis=(1, 2)) > 0.01
+    assert slices_changed[slices_painted].all()
+    assert not slices_changed[~slices_painted].any()
+    rows = len(result["report"]["slice"])
+    assert all(len(column) == rows for column in result["report"].values())
+    assert {"Dice with the region", "change outside", "round-trip error"} <= set(result["report"])
+
+
+def test_painting_needs_a_region_in_the_brain(flair: sitk.Image, edit_weights: Path) -> None:
+    with pytest.raises(BadInput, match="region that the lesion shall fill"):
+        change({"FLAIR": flair}, edit_weights, edit="region")
+    with pytest.raises(BadInput, match="does not meet the brain"):
+        change({"FLAIR": flair, "region": flair * 0}, edit_weights, edit="region")
+
+
+@pytest.mark.parametrize("what", ["size", "grow", "shrink"])
+def test_sizes_are_edited_where_there_is_a_lesion(
+    what: str, flair: sitk.Image, edit_weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = {"given": np.array([0, 0.1, 0.1, 0, 0], np.float32)}
+
+    def predicted(slices: np.ndarray, *_: Any) -> np.ndarray:
+        return np.resize(sizes["given"], len(slices))
+
+    monkeypatch.setattr(edit, "predicted_sizes", predicted)
+    result = change({"FLAIR": flair}, edit_weights, edit=what, size=20.0)
+    assert result["report"]["slice"] == [1, 2]
+    assert ("size wanted" in result["report"]) == (what == "size")
+    assert "Dice with the region" not in result["report"]
+    sizes["given"] = np.zeros(5, np.float32)
+    with pytest.raises(BadInput, match="No slice shows a lesion"):
+        change({"FLAIR": flair}, edit_weights, edit=what)
+
+
+def test_edit_file_holds_all_networks_and_the_noise_network_can_be_taken_over(
+    edit_weights: Path, rendered: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    networks = load_networks(edit_weights, "cpu")
+    assert set(networks) == {"denoiser", "regressor", "segmenter", "judge"}
+    starters = tmp_path / "starters"
+    (starters / "diffusion_anomaly").mkdir(parents=True)
+    (starters / "diffusion_anomaly" / "brain_mr.safetensors").write_bytes(edit_weights.read_bytes())
+    monkeypatch.setattr("medgen.methods.diffusion_edit.train.STARTER_WEIGHTS", starters)
+    taken = load_networks(train_edit(rendered / "slices", tmp_path / "again", "smoke", seed=1), "cpu")
+    for name, value in taken["denoiser"].state_dict().items():
+        assert torch.equal(value, networks["denoiser"].state_dict()[name])
+    assert not torch.equal(taken["judge"].first.weight, networks["judge"].first.weight)
+
+
+def test_lesion_share_counts_brain_pixels() -> None:
+    image, lesion = torch.zeros(1, 4, 10, 10), torch.zeros(1, 1, 10, 10)
+    image[0, 2, :5] = 0.4
+    lesion[0, 0, :1] = 1
+    assert lesion_share(image, lesion).tolist() == [pytest.approx(0.2)]

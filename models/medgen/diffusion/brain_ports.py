@@ -1,0 +1,37 @@
+"""The inputs and fitness that all brain methods of the diffusion family share. Standard library only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from medgen.spec import Code, FitnessWarning, Image, ImageFacts, Mask, Port, Terminology
+
+LESION = Terminology(Code("SCT", "49755003", "Morphologically Altered Structure"), Code("SCT", "52988006", "Lesion"))
+SEQUENCES = (("FLAIR", "FLAIR"), ("T2", "T2"), ("T1", "T1"), ("T1c", "T1 with contrast agent"))
+INPUTS: tuple[Port, ...] = (
+    *(
+        Image(name, title, modality="MR", required=False, help="Skull-stripped, or with a brain mask.")
+        for name, title in SEQUENCES
+    ),
+    Mask("brain", "Brain mask", required=False, help="Needed where the skull is still on."),
+)
+RENDERED = (
+    "The weights were trained on rendered brains with drawn lesions, not on scans: on scans they also react to what "
+    "the rendering lacks."
+)
+
+
+def fitness(facts: Mapping[str, ImageFacts]) -> list[FitnessWarning]:
+    found = []
+    for name, image in facts.items():
+        if image.modality == "CT" or image.minimum < -500:
+            found.append(FitnessWarning(name, "This looks like a CT; the weights know MR only."))
+        if max(image.spacing_mm) > 7:
+            found.append(FitnessWarning(name, f"Slices {max(image.spacing_mm):.1f} mm apart leave most unseen."))
+    if "FLAIR" not in facts and facts:
+        found.append(FitnessWarning(next(iter(facts)), "Without FLAIR, small lesions in white matter are missed."))
+    return found
+
+
+def missing_weights(method_id: str) -> str:
+    return f"No weights come with this method yet: train them with `medgen train {method_id}`."

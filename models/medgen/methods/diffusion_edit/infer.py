@@ -1,0 +1,187 @@
+"""Encode slices part-way into noise and decode them toward a wanted lesion size or a painted lesion."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+import SimpleITK as sitk
+import torch
+from scipy import ndimage
+from torch import Tensor, nn
+
+from medgen.diffusion.guidance import more_or_less, toward_mask, toward_value
+from medgen.diffusion.networks import NoiseNetwork, load_networks
+from medgen.diffusion.sampling import Guide
+from medgen.diffusion.translation import Setting, Translator
+from medgen.errors import BadInput
+from medgen.imaging.brain_study import BRAIN_SEQUENCES, BrainStudy, brain_study
+from medgen.imaging.geometry import canonical, to_array
+from medgen.imaging.resampling import resample_labels
+from medgen.method import Context
+from medgen.metrics.overlap import dice
+from medgen.nets.diffusion_unet import DiffusionUNet
+
+HEALTHY, DISEASED = 0, 1
+SMALLEST_SLICE = 200  # pixels of brain
+SMALLEST_LESION = 0.005  # share of the brain from which a slice counts as diseased
+NEAR_REGION = 5  # pixels round the region where change is no surprise
+SIZE_SCALE, MASK_SCALE = 1000.0, 1.0  # at strength 1; the paper's c for sizes, and the sum over pixels for masks
+Float32 = npt.NDArray[np.float32]
+Mask = npt.NDArray[np.bool_]
+
+
+def run(inputs: dict[str, Any], parameters: dict[str, Any], context: Context) -> dict[str, Any]:
+    """inputs: any of FLAIR, T2, T1, T1c, brain, and region. outputs: as the spec says, all images on the grid of the
+    first sequence there is. Raises BadInput where there is nothing to edit."""
+    edit = parameters["edit"]
+    if edit == "region" and "region" not in inputs:
+        raise BadInput("Paint or choose the region that the lesion shall fill.")
+    context.progress.report("Loading the networks", 0.0)
+    networks = networks_of(context)
+    study = brain_study({n: inputs[n] for n in BRAIN_SEQUENCES if n in inputs}, inputs.get("brain"))
+    region = region_on_slices(inputs["region"], study) if edit == "region" else np.zeros_like(study.brain)
+    before = predicted_sizes(study.slices, networks["regressor"], context)
+    rows = rows_to_edit(edit, study, region, before)
+    setting = Setting(parameters["noise_level"], min(parameters["steps"], parameters["noise_level"]),
+                      parameters["solver"])  # fmt: skip
+    # a slice keeps its own class; one that gets a lesion is encoded as healthy and decoded as diseased
+    encoded_as = HEALTHY if edit == "region" else DISEASED
+    edited = study.slices.copy()
+    edited[rows], error = translate(
+        study.slices[rows], networks, setting, encoded_as,
+        lambda part: [guide_of(edit, parameters, networks, region[rows][part], context.device)], context,
+    )  # fmt: skip
+    edited = np.clip(edited, 0, 1) * study.brain[:, None]
+    context.progress.report("Measuring the edit", 0.95)
+    return outputs_of(study, edited, region, rows, parameters, before, networks, context, error)
+
+
+def networks_of(context: Context) -> dict[str, nn.Module]:
+    """'denoiser', 'regressor', 'segmenter' and 'judge', kept for the next job."""
+    path = context.weights
+    assert path is not None
+    return context.cached(("diffusion_edit", str(path), context.device), lambda: load_networks(path, context.device))
+
+
+def region_on_slices(region: sitk.Image, study: BrainStudy) -> Mask:
+    """The painted region inside the brain, [z, 128, 128]."""
+    upright, _ = canonical(sitk.Cast(region != 0, sitk.sitkUInt8))
+    return (to_array(resample_labels(upright, study.grid)) != 0) & study.brain
+
+
+def rows_to_edit(edit: str, study: BrainStudy, region: Mask, sizes: Float32) -> npt.NDArray[np.int64]:
+    """Slices with some of the region, or with a lesion. Raises BadInput where there are none."""
+    with_brain = study.brain.reshape(len(study.brain), -1).sum(1) >= SMALLEST_SLICE
+    wanted = region.reshape(len(region), -1).any(1) if edit == "region" else sizes >= SMALLEST_LESION
+    rows = np.flatnonzero(with_brain & wanted)
+    if not len(rows):
+        raise BadInput(
+            "The region does not meet the brain." if edit == "region" else "No slice shows a lesion to change."
+        )
+    return rows
+
+
+@torch.no_grad()
+def predicted_sizes(slices: Float32, regressor: nn.Module, context: Context, batch: int = 16) -> Float32:
+    """[n]: the lesion's share of the brain in each slice, as the regressor sees it."""
+    return _in_batches(lambda x: regressor(x, torch.ones(len(x), device=x.device))[:, 0], slices, context, batch)
+
+
+@torch.no_grad()
+def seen_lesion(slices: Float32, network: nn.Module, context: Context, batch: int = 16) -> Mask:
+    """[n, h, w]: the lesion as a segmenter sees it in slices without noise."""
+    found = _in_batches(lambda x: network(x, torch.ones(len(x), device=x.device))[:, 0], slices, context, batch)
+    return found > 0
+
+
+def _in_batches(network: Callable[[Tensor], Tensor], slices: Float32, context: Context, batch: int) -> Float32:
+    parts = []
+    for start in range(0, len(slices), batch):
+        context.progress.raise_if_cancelled()
+        parts.append(network(torch.from_numpy(slices[start : start + batch]).to(context.device)).float().cpu().numpy())
+    return np.concatenate(parts)
+
+
+def guide_of(edit: str, parameters: dict[str, Any], networks: dict[str, nn.Module], region: Mask, device: str) -> Guide:
+    """region: of the slices in the batch, [n, h, w]."""
+    strength = parameters["strength"]
+    if edit == "region":
+        wanted = torch.from_numpy(region[:, None].astype(np.float32)).to(device)
+        return toward_mask(_call(networks["segmenter"]), wanted, strength * MASK_SCALE)
+    regressor = _call(networks["regressor"])
+    if edit == "size":
+        return toward_value(regressor, parameters["size"] / 100, strength * SIZE_SCALE)
+    return more_or_less(regressor, 1.0 if edit == "grow" else -1.0, strength * SIZE_SCALE)
+
+
+def _call(network: nn.Module) -> Callable[[Tensor, Tensor], Tensor]:
+    return lambda x, t: network(x, t)
+
+
+def translate(
+    slices: Float32,
+    networks: dict[str, nn.Module],
+    setting: Setting,
+    encoded_as: int,
+    guides_of: Callable[[slice], list[Guide]],
+    context: Context,
+) -> tuple[Float32, float]:
+    """The edited slices [n, 4, h, w], decoded as diseased, and the round-trip error without guidance."""
+    denoiser = cast(DiffusionUNet, networks["denoiser"])
+    encoder = NoiseNetwork(denoiser, label=encoded_as)
+    translator = Translator(NoiseNetwork(denoiser, label=DISEASED), setting, context, encoder)
+    x = torch.from_numpy(slices)
+    latents = translator.encode(x, lambda f: context.progress.report("Encoding", 0.05 + 0.35 * f))
+    drawn = translator.decode(latents, guides_of, lambda f: context.progress.report("Redrawing", 0.4 + 0.5 * f))
+    return drawn.numpy(), translator.round_trip(x, latents)
+
+
+def outputs_of(
+    study: BrainStudy,
+    edited: Float32,
+    region: Mask,
+    rows: npt.NDArray[np.int64],
+    parameters: dict[str, Any],
+    before: Float32,
+    networks: dict[str, nn.Module],
+    context: Context,
+    error: float,
+) -> dict[str, Any]:
+    present = np.array(study.present)
+    change = np.abs(edited - study.slices)[:, present].sum(1)
+    reached = predicted_sizes(edited[rows], networks["regressor"], context)
+    lesion = np.zeros_like(study.brain)
+    lesion[rows] = seen_lesion(edited[rows], networks["judge"], context) & study.brain[rows]
+    report: dict[str, list[Any]] = {
+        "slice": rows.tolist(),
+        "size before": before[rows].round(4).tolist(),
+        "size wanted": [parameters["size"] / 100 if parameters["edit"] == "size" else None] * len(rows),
+        "size reached": reached.round(4).tolist(),
+    }
+    if parameters["edit"] == "region":
+        report["Dice with the region"] = [round(dice(lesion[row], region[row]), 4) for row in rows]
+        report["change outside"] = [round(value, 4) for value in change_outside(change, region, study.brain, rows)]
+    report["round-trip error"] = [round(error, 4)] * len(rows)
+    outputs: dict[str, Any] = {
+        f"edited_{name}": study.to_scan(edited[:, channel])
+        for channel, name in enumerate(BRAIN_SEQUENCES)
+        if study.present[channel]
+    }
+    return {
+        **outputs,
+        "difference": study.to_scan(change),
+        "lesion": study.to_scan(lesion.astype(np.uint8)),
+        "report": {name: values for name, values in report.items() if None not in values},
+    }
+
+
+def change_outside(change: Float32, region: Mask, brain: Mask, rows: npt.NDArray[np.int64]) -> list[float]:
+    """Mean change of each slice in the brain, 5 pixels or more from the region."""
+    found = []
+    for row in rows:
+        far = brain[row] & ~ndimage.binary_dilation(region[row], iterations=NEAR_REGION)
+        found.append(float(change[row][far].mean()) if far.any() else 0.0)
+    return found

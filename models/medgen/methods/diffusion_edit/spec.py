@@ -1,0 +1,59 @@
+"""Wolleb, Sandkühler, Bieder and Cattin 2022: guided edits of lesions. Standard library only."""
+
+from __future__ import annotations
+
+from medgen.diffusion.brain_ports import INPUTS, LESION, RENDERED, SEQUENCES, fitness, missing_weights
+from medgen.spec import Choice, Float, Image, Int, Label, LabelMap, Mask, MethodSpec, Paper, Table
+
+SPEC = MethodSpec(
+    id="diffusion_edit",
+    title="Brain MR: change a lesion, or paint one in",
+    summary="Redraws brain slices with a lesion of another size, or with one in a painted region, to teach or train with.",
+    family="anomaly",
+    paper=Paper(
+        "The Swiss Army Knife for Image-to-Image Translation: Multi-Task Diffusion Models",
+        "Wolleb J, Sandkühler R, Bieder F, Cattin PC",
+        "arXiv 2204.02641",
+        2022,
+        "10.48550/arXiv.2204.02641",
+    ),
+    intended_use="Teaching and making labelled cases. Synthetic images: never for a patient's diagnosis or treatment.",
+    run="medgen.methods.diffusion_edit.infer:run",
+    inputs=(*INPUTS, Mask("region", "Region for the lesion", required=False, help="For 'paint a lesion in'.")),
+    outputs=(
+        *(Image(f"edited_{name}", f"Edited {title}", required=False, synthetic=True) for name, title in SEQUENCES),
+        Image("difference", "Difference", help="Sum over the sequences of the absolute change."),
+        LabelMap(
+            "lesion",
+            "Lesion in the edited image",
+            labels=(Label(1, "Lesion (synthetic)", (230, 60, 40), LESION),),
+            help="As a network that did not guide the edit sees it.",
+        ),
+        Table("report", "Report"),
+    ),
+    parameters=(
+        Choice("edit", "Edit", "region", "What is asked for.",
+               options={"region": "paint a lesion into the region", "size": "bring the lesion to a size",
+                        "grow": "grow", "shrink": "shrink"}),
+        Float("size", "Wanted size", 5.0, "Of the lesion, as a share of the brain in the slice.", unit="%", minimum=0.0,
+              maximum=40.0, step=1.0),
+        Float("strength", "Strength", 1.0, "Of the guidance; 1 is what did well on rendered slices.", minimum=0.01,
+              maximum=100.0, step=0.5),
+        Int("noise_level", "Noise level", 400, "How much of the image is given up and redrawn; of 1000.", minimum=50,
+            maximum=1000, step=50),
+        Int("steps", "Steps", 20, "Network evaluations each way.", minimum=2, maximum=1000, step=5, advanced=True),
+        Choice("solver", "Solver", "dpm2", "How the steps are taken.", advanced=True,
+               options={"dpm2": "DPM-Solver++, second order", "ddim": "DDIM, as in the paper"}),
+    ),
+    warnings=(
+        missing_weights("diffusion_edit"),
+        RENDERED,
+        "Edited images are synthetic and show no patient.",
+    ),
+    modalities=("MR",),
+    body_parts=("brain",),
+    weights=("edit.safetensors",),
+    fitness=fitness,
+)  # fmt: skip
+
+SPECS = (SPEC,)
