@@ -1,0 +1,1 @@
+"""Ultrasound variational style transfer (Hung and Galeotti 2021)."""
