@@ -156,8 +156,10 @@ def errors(found: Array, case: Case, spacing_mm: float, seed: int) -> Errors:
     wrong = 1000 * np.abs(found - truth)
     images = [_image(values, spacing_mm) for values in (found, truth)]
     lines = _lines(case, spacing_mm, seed)
-    wet = [abs(np.subtract(*(water_path(image, *line).total_mm for image in images))) for line in lines]
-    return Errors(float(wrong[body].mean()), float(wrong[body & near].mean()), float(np.mean(wet)))
+    totals = np.array([[water_path(image, *line).total_mm for line in lines] for image in images])
+    return Errors(
+        float(wrong[body].mean()), float(wrong[body & near].mean()), float(np.abs(totals[0] - totals[1]).mean())
+    )
 
 
 def edges(case: Case) -> npt.NDArray[np.bool_]:
