@@ -34,8 +34,8 @@ class Setting:
 class Translator:
     """Encodes and decodes slices [n, c, h, w] (0..1, on the CPU) with a noise network on the context's device.
 
-    encoder: the network on the way in, where it is another (or has another label). Between jobs of a worker the encodings of the last images
-    stay in the context's cache, so that another guidance decodes only.
+    encoder: the network on the way in, where it is another (or has another label). Between jobs of a worker the
+    encodings of the last images stay in the context's cache, so that another guidance decodes only.
     """
 
     def __init__(

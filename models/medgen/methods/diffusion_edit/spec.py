@@ -8,7 +8,7 @@ from medgen.spec import Choice, Float, Image, Int, Label, LabelMap, Mask, Method
 SPEC = MethodSpec(
     id="diffusion_edit",
     title="Brain MR: change a lesion, or paint one in",
-    summary="Redraws brain slices with a lesion of another size, or with one in a painted region, to teach or train with.",
+    summary="Redraws brain slices with a lesion of another size, or with one in a painted region, for teaching.",
     family="anomaly",
     paper=Paper(
         "The Swiss Army Knife for Image-to-Image Translation: Multi-Task Diffusion Models",

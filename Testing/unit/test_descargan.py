@@ -1,0 +1,137 @@
+"""DeScarGAN: the paper's networks, its losses, and from training to result with networks of a few steps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+
+from medgen.catalogue import find_method
+from medgen.errors import BadInput
+from medgen.imaging.geometry import Grid, to_array
+from medgen.imaging.phantoms import analytic_head, insert_lesions, render_mr, strip_skull
+from medgen.imaging.xray_set import load_xrays
+from medgen.method import Context
+from medgen.methods.descargan import infer
+from medgen.methods.descargan.net import Discriminator, Generator
+from medgen.methods.descargan.train import DescarganStep, train
+from medgen.shared_data import shared_folder
+
+SPEC = find_method("descargan")
+
+
+def parameters(network: torch.nn.Module) -> int:
+    return sum(p.numel() for p in network.parameters())
+
+
+def test_the_papers_networks_have_the_papers_parameters() -> None:
+    with torch.device("meta"):
+        assert parameters(Generator()) == 8_528_262
+        assert parameters(Discriminator()) == 18_170_180
+
+
+def test_branches_differ_and_share_all_but_their_last_blocks() -> None:
+    torch.manual_seed(0)
+    generator, x = Generator(4), torch.rand(2, 1, 64, 64) * 2 - 1
+    healthy, diseased = generator(x, 0), generator(x, 1)
+    assert healthy.shape == x.shape
+    assert healthy.abs().max() <= 1
+    assert not torch.allclose(healthy, diseased)
+    generator(x, 0).sum().backward()
+    heads = [next(head.parameters()).grad for head in generator.heads]
+    assert heads[0] is not None and heads[1] is None
+    scores, logits = Discriminator(2, 64)(x)
+    assert scores.shape == logits.shape == (2, 2)
+    for options in ({"one_head": True}, {"top_skip": True}):
+        assert Generator(4, **options)(x, 1).shape == x.shape
+
+
+def test_critic_wants_real_above_fake_and_slopes_of_one() -> None:
+    torch.manual_seed(0)
+    step = DescarganStep(Generator(4), Discriminator(2, 64), 1e-3)
+    image, label = torch.rand(4, 1, 64, 64) * 2 - 1, torch.tensor([0, 1, 0, 1])
+    seen: list[str] = []
+
+    def update(name: str, loss: torch.Tensor) -> None:
+        seen.append(name)
+        optimizer = step.optimizers[name]
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    losses = [step.run({"image": image, "label": label, "number": n}, update)["discriminator"] for n in range(10)]
+    assert seen.count("discriminator") == 10
+    assert seen.count("generator") == 2  # every fifth
+    assert losses[-1] < losses[0]
+
+
+@pytest.fixture(scope="module")
+def head() -> sitk.Image:
+    return analytic_head(np.random.default_rng(0), spacing_mm=3.0)
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory, head: sitk.Image) -> Path:
+    data, out = tmp_path_factory.mktemp("maps"), tmp_path_factory.mktemp("trained")
+    sitk.WriteImage(head, str(data / "head_01.nii.gz"))
+    return train(data, out, "smoke")
+
+
+def run(image: sitk.Image, weights: Path, **chosen: Any) -> dict[str, Any]:
+    return infer.run({"image": image}, SPEC.check_parameters(chosen), Context(weights=weights))
+
+
+def test_a_brain_is_redrawn_on_its_own_grid(head: sitk.Image, weights: Path) -> None:
+    rng = np.random.default_rng(1)
+    brain = strip_skull(insert_lesions(head, "tumour", rng)[0])
+    flair = sitk.Mask(render_mr(brain, "FLAIR", rng), sitk.Cast(brain > 0, sitk.sitkUInt8))
+    flair = sitk.DICOMOrient(sitk.Shrink(flair, [1, 1, 5]), "SRA")
+    results = {branch: run(flair, weights, branch=branch) for branch in ("healthy", "diseased")}
+    for result in results.values():
+        assert set(result) == {port.name for port in SPEC.outputs}
+        for name in ("anomaly", "difference", "redrawn"):
+            assert Grid.of(result[name]) == Grid.of(flair)
+        assert all(0 <= p <= 1 for p in result["diseased"]["p_diseased"])
+    healthy, diseased = (to_array(results[branch]["difference"]) for branch in ("healthy", "diseased"))
+    assert not np.allclose(healthy, diseased)
+    assert healthy.min() < -0.01  # signed: redrawn minus original
+    with pytest.raises(BadInput, match="more than a brain"):
+        run(render_mr(head, "FLAIR", rng), weights)
+
+
+def test_x_rays_are_learnt_and_redrawn_at_their_own_size(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    lines = ["file,patient_id,label"]
+    for number in range(12):
+        label = "no_finding" if number < 6 else "pneumonia"
+        image = rng.integers(0, 200, (90, 100)).astype(np.uint8)
+        sitk.WriteImage(sitk.GetImageFromArray(image), str(tmp_path / f"{number}.png"))
+        lines.append(f"{number}.png,p{number},{label}")
+    (tmp_path / "labels.csv").write_text("\n".join(lines), "utf-8")
+    xrays = load_xrays(tmp_path, 64)
+    assert xrays.images.shape == (12, 64, 64)
+    assert xrays.diseased.sum() == 6
+    assert xrays.held_out.sum() == 2
+    weights = train(tmp_path, tmp_path / "out", "smoke")
+    image = sitk.ReadImage(str(tmp_path / "3.png"))
+    result = run(image, weights)
+    assert result["difference"].GetSize() == image.GetSize()
+    assert result["report"]["value"][0] == 1
+    (tmp_path / "labels.csv").write_text("file,patient_id,label\nlost.png,p,no_finding\n", "utf-8")
+    with pytest.raises(BadInput, match="cannot be read"):
+        load_xrays(tmp_path, 64)
+
+
+@pytest.mark.slow
+def test_the_shared_x_rays_are_split_by_patient() -> None:
+    folder = shared_folder()
+    if folder is None:
+        pytest.skip("the shared data are not on this machine")
+    xrays = load_xrays(folder / "cxr_nih", 32)
+    assert len(xrays.images) == 160
+    for label in (0, 1):
+        assert xrays.held_out[xrays.diseased == label].sum() == 16

@@ -1,0 +1,59 @@
+"""Chest X-rays with an image-level label, from a folder with labels.csv (columns file, patient_id, label)."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import SimpleITK as sitk
+
+from medgen.errors import BadInput
+from medgen.imaging.intensity import percentile_scale
+
+HEALTHY = "no_finding"
+
+
+@dataclass(frozen=True)
+class XraySet:
+    """images: float32 [n, side, side], 0..1; diseased: int64 [n], 0 or 1; held_out: bool [n], every fifth patient of
+    either label, for tests."""
+
+    images: npt.NDArray[np.float32]
+    diseased: npt.NDArray[np.int64]
+    held_out: npt.NDArray[np.bool_]
+
+
+def xray_slice(image: sitk.Image, side: int) -> npt.NDArray[np.float32]:
+    """One 2D image, grey or colour, squeezed to side x side pixels; 0..1 between its 0.5th and 99.5th percentile."""
+    if image.GetNumberOfComponentsPerPixel() > 1:
+        image = sitk.VectorIndexSelectionCast(image, 0)
+    values = np.squeeze(sitk.GetArrayFromImage(image)).astype(np.float32)
+    if values.ndim != 2:
+        raise BadInput("An X-ray must be a single image.")
+    return percentile_scale(squeezed(values, (side, side)), 0.5, 99.5)
+
+
+def squeezed(values: npt.NDArray[np.float32], shape: tuple[int, int]) -> npt.NDArray[np.float32]:
+    """[h, w] resized edge to edge to another shape, blurred first where it shrinks."""
+    from skimage.transform import resize
+
+    return resize(values, shape, order=1, anti_aliasing=True, preserve_range=True).astype(np.float32)
+
+
+def load_xrays(folder: Path, side: int) -> XraySet:
+    """Raises BadInput where labels.csv or an image cannot be read."""
+    try:
+        with (folder / "labels.csv").open(newline="", encoding="utf-8") as file:
+            rows = sorted(csv.DictReader(file), key=lambda row: (row["label"], row["patient_id"], row["file"]))
+        images = [xray_slice(sitk.ReadImage(str(folder / row["file"])), side) for row in rows]
+    except (OSError, KeyError, RuntimeError) as error:
+        raise BadInput(f"The X-rays in '{folder}' cannot be read ({error}).") from None
+    diseased = np.array([row["label"] != HEALTHY for row in rows], np.int64)
+    patients: dict[tuple[str, str], int] = {}
+    for row in rows:
+        patients.setdefault((row["label"], row["patient_id"]), len(patients))
+    held_out = np.array([patients[row["label"], row["patient_id"]] % 5 == 4 for row in rows])
+    return XraySet(np.stack(images), diseased, held_out)
