@@ -15,18 +15,20 @@ import slicer
 from slicer.i18n import tr as _
 
 from medgen.errors import BadInput, MedGenError
-from MedGenSlicerLib import correction, node_bridge, provenance
+from MedGenSlicerLib import correction, densities, node_bridge, provenance
 from MedGenSlicerLib.geometry import FrameChange, set_grid
 
 
 @dataclass(frozen=True)
 class Format:
-    """command: of `medgen export` for DICOM, '' for a plain file; ending: of the file, '' for a folder."""
+    """command: of `medgen export` for DICOM, '' for a plain file; ending: of the file, '' for a folder; scale: of a
+    stopping-power map, as `medgen export ct --scale` takes it."""
 
     id: str
     title: str
     ending: str
     command: str = ""
+    scale: str = ""
 
 
 def formats(node: Any) -> list[Format]:
@@ -40,18 +42,28 @@ def formats(node: Any) -> list[Format]:
         ]
     if node.IsA("vtkMRMLScalarVolumeNode"):
         unit = node.GetAttribute("MedGen.unit")
-        dicom = [Format("ct", _("DICOM CT series"), "", "ct")] if unit in ("HU", "SPR") else []
+        dicom = {"HU": [Format("ct", _("DICOM CT series"), "", "ct")], "SPR": _spr_formats()}.get(unit or "", [])
         return [*dicom, Format("nifti", _("NIfTI image"), ".nii.gz"), Format("nrrd", _("NRRD image"), ".nrrd")]
-    if node.IsA("vtkMRMLTableNode"):
+    if node.IsA("vtkMRMLTableNode") or node.IsA("vtkMRMLPlotChartNode"):
         return [Format("csv", _("Table (CSV)"), ".csv")]
     if node.IsA("vtkMRMLMarkupsNode"):
         return [Format("markups", _("Markups file"), ".mrk.json")]
     return []
 
 
+def _spr_formats() -> list[Format]:
+    """Each planning system wants SPR in its own scale: the user chooses, nothing is guessed."""
+    return [
+        Format("ct_spr", _("DICOM CT series of SPR (water = 1)"), "", "ct", "spr"),
+        Format("ct_times", _("DICOM CT series of 1000 x SPR (water = 1000)"), "", "ct", "times"),
+        Format("ct_relative", _("DICOM CT series of 1000 x (SPR - 1) (water = 0)"), "", "ct", "relative"),
+        Format("map", _("DICOM Parametric Map of SPR"), ".dcm", "map"),
+    ]
+
+
 def file_name(node: Any, chosen: Format) -> str:
     stem = re.sub(r"[^\w-]+", "_", node.GetName()).strip("_") or "result"
-    return f"{stem}_{chosen.command}{chosen.ending}" if chosen.command else stem + chosen.ending
+    return f"{stem}_{chosen.id}{chosen.ending}" if chosen.command else stem + chosen.ending
 
 
 def dicom_folder(node: Any) -> Optional[Path]:
@@ -74,8 +86,20 @@ def findings(node: Any, chosen: Format, source: Optional[Path]) -> list[tuple[bo
         found += _segment_findings(node, bool(chosen.command))
     if provenance.is_synthetic(node):
         found.append((False, _("The image is synthetic and will be marked so in every file.")))
+        found += [(False, sentence) for sentence in _density_sentences(node, chosen)]
     if not chosen.command and node.IsA("vtkMRMLTransformableNode") and FrameChange(node, None).matrix is None:
         found.append((True, _("The result lies under a deformable transform: harden it first (Transforms module).")))
+    return found
+
+
+def _density_sentences(node: Any, chosen: Format) -> list[str]:
+    """What a planner must know of the numbers: their scale, and which of them were set by hand."""
+    words = _("'{segment}' ({ml:g} ml) was set to {value:g} {unit} by hand.")
+    found = [words.format(**each) for each in densities.overrides(node)]
+    if chosen.scale:
+        found.append(_("Check that your planning system reads CT numbers as this scale of SPR."))
+    if not chosen.command:
+        found.append(_("NIfTI and NRRD files cannot carry the mark: keep the word 'synthetic' in the file's name."))
     return found
 
 
@@ -126,7 +150,10 @@ def write_plain(node: Any, chosen: Format, path: Path) -> None:
 
 
 def _write_csv(node: Any, path: Path) -> None:
-    columns = node_bridge.table(node)
+    """A table, or the one that a chart draws."""
+    columns = node_bridge.table(
+        node.GetNthPlotSeriesNode(0).GetTableNode() if node.IsA("vtkMRMLPlotChartNode") else node
+    )
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(columns)
@@ -151,6 +178,9 @@ def provenance_facts(node: Any) -> dict[str, Any]:
             facts[key] = int(value) if key == "seed" else value
     facts["parameters"] = json.loads(node.GetAttribute(provenance.PREFIX + "parameters") or "{}")
     facts["started_utc"] = node.GetAttribute(provenance.PREFIX + "time") or ""
+    if densities.overrides(node):  # first: the text in the header may be cut off
+        by_hand = [f"{each['segment']} = {each['value']:g} {each['unit']}" for each in densities.overrides(node)]
+        facts["parameters"] = {"set by hand": by_hand, **facts["parameters"]}
     facts["notices"] = provenance.notices(node)
     return facts
 
@@ -170,6 +200,7 @@ def dicom_arguments(node: Any, chosen: Format, source: Path, out: Path, folder: 
     arguments = ["export", chosen.command, str(result), "-r", str(source), "-o", str(out), "--provenance", str(facts)]
     if chosen.command == "ct":
         arguments += ["--unit", node.GetAttribute("MedGen.unit") or "HU"]
-    elif correction.edited(node):
+        arguments += ["--scale", chosen.scale] if chosen.scale else []
+    elif node.IsA("vtkMRMLSegmentationNode") and correction.edited(node):
         arguments.append("--edited")
     return arguments

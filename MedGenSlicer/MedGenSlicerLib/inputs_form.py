@@ -23,7 +23,9 @@ NEW_TOOLTIPS = {
     spec.ROI: "Makes a box around the whole image, to be dragged smaller.",
     spec.Mask: "Makes an empty mask and opens the Segment Editor to paint it.",
     spec.LabelMap: "Makes an empty segmentation and opens the Segment Editor to paint it.",
+    spec.Table: "Makes a table with usual values and opens it to be edited.",
 }
+LINE_TOOLTIP = "Places a new line: click on its start and its end in a slice view."
 
 
 def port_help(port: spec.Port) -> str:
@@ -52,8 +54,9 @@ class InputRow:
         self.segment.setSizePolicy(qt.QSizePolicy.Ignored, qt.QSizePolicy.Fixed)
         self.segment.setVisible(False)
         parts = [self.selector, self.segment]
-        if isinstance(port, CREATABLE):
-            parts.append(widgets.tool("add", _(NEW_TOOLTIPS[type(port)]), self.make_new))
+        if isinstance(port, CREATABLE) or getattr(port, "start", None):
+            line = isinstance(port, spec.Points) and port.kind == "line"
+            parts.append(widgets.tool("add", _(LINE_TOOLTIP if line else NEW_TOOLTIPS[type(port)]), self.make_new))
         self.layout = widgets.row(*parts, stretch=0)
         self.layout.setStretch(1, 1)
         self.frames = qt.QCheckBox()
@@ -162,7 +165,14 @@ def make_input_node(port: spec.Port, reference: Optional[Any]) -> Any:
     elif isinstance(port, spec.Points):
         slicer.modules.markups.logic().SetActiveList(node)
         interaction = slicer.app.applicationLogic().GetInteractionNode()
-        interaction.SwitchToPersistentPlaceMode()
+        if port.kind == "line":
+            interaction.SwitchToSinglePlaceMode()
+        else:
+            interaction.SwitchToPersistentPlaceMode()
+    elif isinstance(port, spec.Table):
+        node_bridge.fill_table(node, dict(port.start))
+        node.SetUseColumnTitleAsColumnHeader(True)
+        views.show_table(node)
     return node
 
 

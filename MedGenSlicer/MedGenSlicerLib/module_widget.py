@@ -12,17 +12,18 @@ from slicer.ScriptedLoadableModule import ScriptedLoadableModuleLogic, ScriptedL
 from slicer.util import VTKObservationMixin
 
 from medgen.errors import MedGenError
-from MedGenSlicerLib import jobs, method_catalogue
+from MedGenSlicerLib import jobs, method_catalogue, view_banner
 from MedGenSlicerLib.panel import MethodPanel
 from MedGenSlicerLib.panel_state import PanelState, add_parameter_set, parameter_sets
 
 
 class MethodModuleWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
-    """A module that shows the methods of some families. A module sets `families`, and `extras` for widgets of its
-    own."""
+    """A module that shows the methods of some families. A module sets `families`, `extras` for widgets that one method
+    needs, and `tools` for what its users do with every result."""
 
     families: tuple[str, ...] = ()
     extras: Mapping[str, Any] = MappingProxyType({})
+    tools: Any = None
 
     def __init__(self, parent: Optional[Any] = None) -> None:
         VTKObservationMixin.__init__(self)
@@ -31,7 +32,9 @@ class MethodModuleWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def setup(self) -> None:
         ScriptedLoadableModuleWidget.setup(self)
-        self.panel = MethodPanel(self.layout, self.moduleName, method_catalogue.of_families(self.families), self.extras)
+        methods = method_catalogue.of_families(self.families)
+        self.panel = MethodPanel(self.layout, self.moduleName, methods, self.extras, self.tools)
+        view_banner.start()
         scene = slicer.mrmlScene
         self.addObserver(scene, scene.StartCloseEvent, lambda *_a: self.panel.follow(None))
         self.addObserver(scene, scene.EndCloseEvent, lambda *_a: self.isEntered() and self.panel.enter())

@@ -50,6 +50,8 @@ def node_classes(port: spec.Port) -> tuple[str, ...]:
         return ("vtkMRMLSequenceNode",)
     if isinstance(port, spec.Image) and port.kind == "rgb":
         return ("vtkMRMLVectorVolumeNode",)
+    if isinstance(port, spec.Points) and port.kind == "line":
+        return ("vtkMRMLMarkupsLineNode", "vtkMRMLMarkupsFiducialNode")
     return NODE_CLASSES[type(port)]
 
 

@@ -30,13 +30,20 @@ from MedGenSlicerLib.run_bar import RunBar
 
 
 class MethodPanel:
-    """`extras`: {method id: class}, made as `cls(panel, layout)` when the method is chosen; they may have
-    `update()`."""
+    """`extras`: {method id: class}, made as `cls(panel, layout)` when the method is chosen; they may have `update()`.
+    `tools`: a class, made once as `cls(panel, layout)` between results and log; it has `update()`, called after every
+    change, `job_ended(ticket)` and `cleanup()`."""
 
     def __init__(
-        self, layout: Any, module_name: str, methods: Iterable[MethodSpec], extras: Optional[Mapping[str, Any]] = None
+        self,
+        layout: Any,
+        module_name: str,
+        methods: Iterable[MethodSpec],
+        extras: Optional[Mapping[str, Any]] = None,
+        tools: Any = None,
     ) -> None:
         self.module_name = module_name
+        self._make_tools = tools
         self.extras = extras or {}
         self.extra: Any = None
         self.state: Optional[PanelState] = None
@@ -61,6 +68,7 @@ class MethodPanel:
         self.run_bar = RunBar(layout, self.apply, self.cancel)
         self.results_button, inside = widgets.section(layout, _("Results"), _("What the runs of this panel made."))
         self.results = ResultsList(inside)
+        self.tools = self._make_tools(self, layout) if self._make_tools is not None else None
         self.log_button, inside = widgets.section(layout, _("Log"), _("What the background process wrote."), True)
         self.log = LogView(inside)
         self.log_button.contentsCollapsed.connect(lambda *_a: self.log.show(self.ticket))
@@ -135,6 +143,8 @@ class MethodPanel:
         if self.state is None:
             self.ticket = None
             self.results.update([])
+            if self.tools is not None:
+                self.tools.update()
             self.log.show(None)
             input_guess.forget_facts()
             return
@@ -155,6 +165,8 @@ class MethodPanel:
             self.controller.listeners.remove(self._job_changed)
         for box in (self.sets, *(made.selector for made in self.inputs.rows.values())):
             box.setMRMLScene(None)
+        if self.tools is not None:
+            self.tools.cleanup()
 
     # ------------------------------------------------------------------------------------------------------ the user
     # did
@@ -225,6 +237,22 @@ class MethodPanel:
             frame=frame,
         )
 
+    def start(self, method: MethodSpec, inputs: dict[str, list[Any]], values: dict[str, Any]) -> Optional[Ticket]:
+        """Runs another method than the chosen one; its results join those of this panel. None if it cannot start."""
+        if self.state is None:
+            return None
+        device = self.state.option("device", jobs.AUTO) or jobs.AUTO
+        segments = {p.name: self.state.segment_id(p.name) for p in method.inputs if self.state.segment_id(p.name)}
+        try:
+            self.ticket = self.controller.submit(
+                method, inputs, values, self.state.node, device=device, segment_ids=segments
+            )
+        except MedGenError as error:
+            self.run_bar.problem.say(str(error))
+            return None
+        self._show_job(self.ticket)
+        return self.ticket
+
     def cancel(self) -> None:
         """The job that is shown, and with it the other frames of its sequence."""
         for ticket in reversed(self.controller.unfinished()):
@@ -259,6 +287,8 @@ class MethodPanel:
         self.results.update(self.state.results())
         if self.extra is not None and hasattr(self.extra, "update"):
             self.extra.update()
+        if self.tools is not None:
+            self.tools.update()
         warned = self.inputs.show_warnings()
         if self.ticket is not None and not self.ticket.ended:
             self.run_bar.show_running(self.ticket)
@@ -292,6 +322,8 @@ class MethodPanel:
         if ticket.ended:
             self.update()
             self.run_bar.show_end(ticket)
+            if self.tools is not None:
+                self.tools.job_ended(ticket)
         else:
             self.run_bar.show_running(ticket)
         if ticket.ended or not self.log_button.property("collapsed"):
@@ -309,7 +341,7 @@ class MethodPanel:
 
         def done() -> None:
             if self.state is state and state is not None:
-                self.results.update(state.results())
+                self.update()
 
         if results:
             steps.run(work(), done)

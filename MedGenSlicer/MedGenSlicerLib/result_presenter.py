@@ -11,7 +11,7 @@ import slicer
 from slicer.i18n import tr as _
 
 from medgen import spec
-from MedGenSlicerLib import correction, node_bridge, provenance, steps, views
+from MedGenSlicerLib import correction, ct_views, node_bridge, provenance, steps, views
 from MedGenSlicerLib.node_bridge import Steps
 from MedGenSlicerLib.provenance import RunRecord
 
@@ -95,6 +95,8 @@ def _display_volume(port: spec.Port, node: Any) -> None:
         display.SetWindowLevelMinMax(0.0, 1.0)
         display.SetThreshold(0.05, 1.0)
         display.SetApplyThreshold(True)
+    elif unit == "difference":
+        ct_views.show_as_difference(node)
     elif unit in DISPLAY_RANGES:
         display.SetAutoWindowLevel(False)
         display.SetWindowLevelMinMax(*DISPLAY_RANGES[unit])
@@ -213,7 +215,7 @@ def _plot(port: spec.Plot, value: Any, name: str) -> Any:
     """A chart over a table node; the chart is the result."""
     table = _table(port, value, name + " table")
     chart = _add("vtkMRMLPlotChartNode", name)
-    for column in port.y:
+    for column in (name for name in port.y if name in value):
         series = _add("vtkMRMLPlotSeriesNode", column)
         series.SetAndObserveTableNodeID(table.GetID())
         series.SetXColumnName(port.x)

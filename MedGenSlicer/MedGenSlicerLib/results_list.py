@@ -229,14 +229,13 @@ class ResultsList:
         for row in self.rows:
             row.update()
         self.empty.setVisible(not newest)
-        segmentations = [node for node in newest if node.IsA("vtkMRMLSegmentationNode")]
-        tables = [node for node in newest if node.IsA("vtkMRMLTableNode")]
-        if segmentations:
-            self._show_volumes(segmentations[0])
-        elif tables:
-            self._show_table(tables[0])
-        else:
+        told = [n for run in runs for n in _segmentations_first(run)]
+        if not told:
             self.table.setVisible(False)
+        elif told[0].IsA("vtkMRMLSegmentationNode"):
+            self._show_volumes(told[0])
+        else:
+            self._show_table(told[0])
         self.update_layout_button()
 
     def update_layout_button(self) -> None:
@@ -292,8 +291,9 @@ class ResultsList:
         self.table.verticalHeader().setDefaultSectionSize(22)
         columns = self.table.horizontalHeader()
         for c in range(len(header)):
-            columns.setSectionResizeMode(c, qt.QHeaderView.Stretch if c == 0 else qt.QHeaderView.ResizeToContents)
-        self.table.setFixedHeight(min(6, max(1, len(rows))) * 22 + 30)
+            wide = c == 0 and len(header) <= 4
+            columns.setSectionResizeMode(c, qt.QHeaderView.Stretch if wide else qt.QHeaderView.ResizeToContents)
+        self.table.setFixedHeight(min(6, max(1, len(rows))) * 22 + (30 if len(header) <= 4 else 46))
         self.table.setVisible(bool(rows))
 
     # --------------------------------------------------------------------------------------------------------- flicker
@@ -345,6 +345,11 @@ def _newest_runs_first(nodes: list[Any]) -> list[list[Any]]:
     for node in nodes:
         runs.setdefault(node.GetAttribute("MedGen.time") or "", []).append(node)
     return list(reversed(runs.values()))
+
+
+def _segmentations_first(run: list[Any]) -> list[Any]:
+    """What of a run can be told in the small table."""
+    return [n for cls in ("vtkMRMLSegmentationNode", "vtkMRMLTableNode") for n in run if n.IsA(cls)]
 
 
 def _number(value: Optional[float], digits: int) -> str:

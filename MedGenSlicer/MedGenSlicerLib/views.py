@@ -64,6 +64,21 @@ def overlay(volume: Any, opacity: float = 0.5) -> None:
         each.SetForegroundOpacity(opacity)
 
 
+def set_opacity(opacity: float) -> None:
+    """Of whatever lies in front."""
+    for each in composites():
+        each.SetForegroundOpacity(opacity)
+
+
+def replace(old: Any, new: Any) -> None:
+    """Another volume wherever the old one is shown; window, fit and slice stay."""
+    for each in composites():
+        if each.GetBackgroundVolumeID() == old.GetID():
+            each.SetBackgroundVolumeID(new.GetID())
+        if each.GetForegroundVolumeID() == old.GetID():
+            each.SetForegroundVolumeID(new.GetID())
+
+
 def is_displayed(volume: Any) -> bool:
     shown = (volume.GetID(),)
     return any(c.GetBackgroundVolumeID() in shown or c.GetForegroundVolumeID() in shown for c in composites())
@@ -181,6 +196,17 @@ def show_chart(chart: Any, shown: bool) -> None:
     if not comparing() and not comparing_plot():
         _before[:] = [node.GetViewArrangement()]
     slicer.modules.plots.logic().ShowChartInLayout(chart)
+
+
+def show_table(table: Any) -> None:
+    """The table, editable, in a view beneath the slices; `own_layout` brings the user's layout back."""
+    node = layout_node()
+    if not comparing() and not comparing_plot():
+        _before[:] = [node.GetViewArrangement()]
+    node.SetViewArrangement(slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpTableView)
+    selection = slicer.app.applicationLogic().GetSelectionNode()
+    selection.SetActiveTableID(table.GetID())
+    slicer.app.applicationLogic().PropagateTableSelection()
 
 
 # -------------------------------------------------------------------------------------------------------------- planes

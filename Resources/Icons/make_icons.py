@@ -83,6 +83,23 @@ def segment(p: Painter) -> None:
     p.drawEllipse(QtCore.QRectF(66, 38, 20, 40))
 
 
+def synthetic_ct(p: Painter) -> None:
+    """MR on the left, with bright fat and dark skull, becomes CT on the right."""
+    tile(p, "#54488f")
+    for left, rings in (
+        (True, ("#ffffff", "#20243a", "#b9c6d6", "#8496ab")),
+        (False, ("#8f9bab", "#ffffff", "#7d8896", "#6d7887")),
+    ):
+        p.save()
+        p.setClipRect(QtCore.QRectF(0 if left else 66, 0, 62, 128))
+        for inset, colour in zip((0, 5, 12, 26), rings):
+            fill(p, colour)
+            p.drawEllipse(QtCore.QRectF(26 + inset, 16 + inset, 76 - 2 * inset, 96 - 2 * inset))
+        p.restore()
+    pen(p, AMBER, 4)
+    p.drawLine(64, 14, 64, 114)
+
+
 def job_list(p: Painter) -> None:
     tile(p, INK)
     for y, done, colour in ((30, 68, TEAL), (56, 46, AMBER), (82, 18, PALE)):
@@ -155,7 +172,8 @@ def cube(p: Painter) -> None:
 def main() -> None:
     _app = QtWidgets.QApplication([])
     draw(ROOT / "Resources" / "Icons" / "MedGenSlicer.png", 128, extension)
-    for module, work in (("MedGenSegment", segment), ("MedGenJobs", job_list), ("MedGenBatch", stack)):
+    modules = {"Segment": segment, "SyntheticCT": synthetic_ct, "Jobs": job_list, "Batch": stack}
+    for module, work in ((f"MedGen{name}", work) for name, work in modules.items()):
         draw(MODULES / module / "Resources" / "Icons" / f"{module}.png", 128, work)
     small = {
         "eye_on": lambda p: eye(p, True),

@@ -92,7 +92,7 @@ print("opened")
 
 def test_the_panels_open_from_the_package(package):
     names = [path.stem for path in package.glob("MedGen*.py")]
-    assert {"MedGenSegment", "MedGenJobs"} <= set(names)
+    assert {"MedGenSegment", "MedGenSyntheticCT", "MedGenJobs"} <= set(names)
     command = [sys.executable, "-c", OPEN, str(ROOT / "Testing" / "gui"), str(package), *names]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0 and "opened" in done.stdout, done.stderr[-3000:]
@@ -115,6 +115,6 @@ def test_what_the_extensions_index_asks_for():
     for url in urls:  # the file that the address serves lies in the tree
         assert (ROOT / url.split("/main/")[1]).is_file(), url
     icons = [ROOT / urls[0].split("/main/")[1]]
-    icons += [ROOT / "MedGenSlicer" / n / "Resources" / "Icons" / f"{n}.png" for n in ("MedGenSegment", "MedGenJobs")]
+    icons += [ROOT / "MedGenSlicer" / n / "Resources" / "Icons" / f"{n}.png" for n in ("MedGenSegment", "MedGenSyntheticCT", "MedGenJobs")]
     for icon in icons:
         assert struct.unpack(">II", icon.read_bytes()[16:24]) == (128, 128), icon

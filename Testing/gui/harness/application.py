@@ -55,6 +55,7 @@ class Application(QtWidgets.QApplication):
         scene = slicer.mrmlScene = slicer.vtkMRMLScene()
         self._logic = slicer.vtkSlicerApplicationLogic()
         self._logic.SetMRMLScene(scene)
+        scene.RegisterNodeClass(slicer.vtkMRMLColorLegendDisplayNode())
         self._color_logic = slicer.vtkMRMLColorLogic()
         self._color_logic.SetMRMLScene(scene)
         self._logic.SetColorLogic(self._color_logic)
@@ -64,6 +65,7 @@ class Application(QtWidgets.QApplication):
             logic.SetMRMLApplicationLogic(self._logic)
             logic.SetMRMLScene(scene)
             setattr(slicer.modules, name, CoreModule(name, logic))
+            self._logic.SetModuleLogic(name.capitalize(), logic)  # displayable managers ask for it
         scene.AddObserver(slicer.vtkMRMLScene.NodeAddedEvent, _add_to_hierarchy)
         scene.AddObserver(slicer.vtkMRMLScene.NodeAboutToBeRemovedEvent, _remove_from_hierarchy)
         slicer.vtkMRMLSliceNode.AddDefaultSliceOrientationPresets(scene)
@@ -90,7 +92,7 @@ class LayoutManager:
 
     def __init__(self, scene, application_logic):
         self.scene, self.application_logic = scene, application_logic
-        self.slice_logics = {}
+        self.slice_logics, self.slice_widgets = {}, {}
         self.collection = slicer.vtkCollection() if hasattr(slicer, "vtkCollection") else _collection()
         application_logic.SetSliceLogics(self.collection)
         node = slicer.vtkMRMLLayoutNode()
@@ -104,6 +106,12 @@ class LayoutManager:
 
     def layoutLogic(self):
         return self
+
+    def sliceWidget(self, name: str):
+        """None for a view that no layout has shown."""
+        if name not in self.slice_logics:
+            return None
+        return self.slice_widgets.setdefault(name, SliceWidget())
 
     def GetLayoutNode(self):
         return self.node
@@ -139,6 +147,24 @@ class LayoutManager:
         logic.SetSliceNode(node)
         self.slice_logics[name] = logic
         self.collection.AddItem(logic)
+
+
+class SliceWidget:
+    """Where panels draw into a slice view: its window, never shown; `harness.views` takes over what lies in it."""
+
+    def __init__(self):
+        self.window = vtk.vtkRenderWindow()
+        self.window.SetOffScreenRendering(1)
+        self.window.AddRenderer(vtk.vtkRenderer())
+
+    def sliceView(self):
+        return self
+
+    def renderWindow(self):
+        return self.window
+
+    def scheduleRender(self):
+        pass
 
 
 @vtk.calldata_type(vtk.VTK_OBJECT)

@@ -13,6 +13,7 @@ SLICE_MANAGERS = (
     "vtkMRMLModelSliceDisplayableManager",
     "vtkMRMLSegmentationsDisplayableManager2D",
     "vtkMRMLMarkupsDisplayableManager",
+    "vtkMRMLColorLegendDisplayableManager",
 )
 THREE_D_MANAGERS = (
     "vtkMRMLCameraDisplayableManager",
@@ -74,6 +75,9 @@ def draw_slice(name: str, path: Path, width: int, height: int, offset_mm: float 
     actor.GetProperty().SetDisplayLocationToBackground()
     actor.SetLayerNumber(0)
     renderer.AddViewProp(actor)
+    extra = slicer.app.layoutManager().sliceWidget(name).renderWindow().GetRenderers().GetFirstRenderer().GetViewProps()
+    for prop in [extra.GetItemAsObject(i) for i in range(extra.GetNumberOfItems())]:
+        renderer.AddViewProp(prop)
     _save(window, path)
     group.SetMRMLDisplayableNode(None)
     del interactor

@@ -110,6 +110,10 @@ def ct(
     out: Out,
     provenance: Provenance = None,
     unit: Annotated[Literal["HU", "SPR"], typer.Option(help="What the values are.")] = "HU",
+    scale: Annotated[
+        Literal["spr", "times", "relative"],
+        typer.Option(help="How SPR is written: as it is (water 1), 1000 x SPR, or 1000 x (SPR - 1)."),
+    ] = "spr",
     axial: Annotated[bool, typer.Option(help="Resample to axial slices first.")] = False,
     new_frame: Annotated[bool, typer.Option(help="Give a new frame of reference.")] = False,
 ) -> None:
@@ -119,9 +123,8 @@ def ct(
     image = _volume(volume)
     series = _reference(reference, image)
     _warn("ct" if unit == "HU" else "map", image, series)
-    files = export_ct(
-        image, series, out, _provenance(provenance, volume), unit=unit, axial=axial, new_frame_of_reference=new_frame
-    )
+    facts = _provenance(provenance, volume)
+    files = export_ct(image, series, out, facts, unit=unit, scale=scale, axial=axial, new_frame_of_reference=new_frame)
     print(f"{out} ({len(files)} slices)")
 
 

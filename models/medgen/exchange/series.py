@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -54,15 +55,33 @@ def to_axial(image: sitk.Image, outside: float) -> sitk.Image:
 # ------------------------------------------------------------------------------------------------------------ CT series
 
 
-def _stored(image: sitk.Image, unit: str) -> tuple[np.ndarray, float, float, int]:
+@dataclass(frozen=True)
+class Scale:
+    """How stopping power (SPR, water 1) is written: value = factor * (SPR - zero), in steps of a thousandth of SPR."""
+
+    words: str
+    factor: float
+    zero: float
+    window: tuple[str, str]  # centre and width; of SPR 0.5 to 1.5
+
+
+SCALES = {
+    "spr": Scale("SPR, water = 1", 1.0, 0.0, ("1", "1")),
+    "times": Scale("1000 x SPR, water = 1000", 1000.0, 0.0, ("1000", "1000")),
+    "relative": Scale("1000 x (SPR - 1), water = 0", 1000.0, 1.0, ("0", "1000")),
+}
+HU = Scale("HU", 1.0, 0.0, ("40", "400"))
+
+
+def _stored(image: sitk.Image, scale: Scale) -> tuple[np.ndarray, float, float, int]:
     """Stored values (uint16), slope, intercept and the number of values that had to be cut off."""
-    slope = 1.0 if unit == "HU" else 0.001
-    values = np.rint(sitk.GetArrayFromImage(image).astype(np.float64) / slope)
-    intercept = -1024.0 if unit == "HU" else 0.0
-    if values.min() < intercept:
-        intercept = float(values.min())
-    values -= intercept
-    return np.clip(values, 0, 65535).astype(np.uint16), slope, intercept * slope, int((values > 65535).sum())
+    step = 1.0 if scale is HU else 0.001
+    values = np.rint(sitk.GetArrayFromImage(image).astype(np.float64) / step)
+    lowest = min(-1024.0 if scale is HU else 0.0, float(values.min()))
+    values -= lowest
+    intercept = scale.factor * (lowest * step - scale.zero)
+    cut = int((values > 65535).sum())
+    return np.clip(values, 0, 65535).astype(np.uint16), step * scale.factor, intercept, cut
 
 
 def _ct_slice(made: Dataset, image: sitk.Image, k: int, pixels: np.ndarray) -> None:
@@ -92,6 +111,7 @@ def export_ct(
     provenance: Mapping[str, Any],
     *,
     unit: Literal["HU", "SPR"] = "HU",
+    scale: Literal["spr", "times", "relative"] = "spr",
     axial: bool = False,
     new_frame_of_reference: bool = False,
     inputs: Sequence[Series] = (),
@@ -99,19 +119,21 @@ def export_ct(
 ) -> list[Path]:
     """Writes a synthetic volume as one CT file a slice, `0001.dcm` and so on. Returns the files.
 
-    image: HU (stored in steps of 1), or stopping power relative to water (steps of 0.001, rescale type 'US'); axial:
+    image: HU (stored in steps of 1), or stopping power relative to water (steps of 0.001, rescale type 'US'); scale: of
+    SPR, one of `SCALES`: which one a planning system takes, its manual says; the series description names it; axial:
     resample to axial slices first; new_frame_of_reference: where the image was moved against its source.
     Raises BadInput where the pre-flight finds something required, MedGenError where a file cannot be written.
     """
     preflight.refuse(preflight.check("ct" if unit == "HU" else "map", image, reference, (), inputs))
     if axial:
         image = to_axial(image, -1024.0 if unit == "HU" else 0.0)
-    stored, slope, intercept, cut = _stored(image, unit)
+    chosen = HU if unit == "HU" else SCALES[scale]
+    stored, slope, intercept, cut = _stored(image, chosen)
     if cut:
         raise MedGenError(f"{cut} voxels are above what a CT slice can store.")
     series_uid = dataset.new_uid()
     frame_uid = dataset.new_uid() if new_frame_of_reference else reference.frame_of_reference_uid
-    kind = "synthetic CT" if unit == "HU" else "synthetic stopping power ratio (SPR)"
+    kind = "synthetic CT" if unit == "HU" else chosen.words
     name = f"{description or kind} [SYNTHETIC, {provenance.get('method', 'MedGen')}]"
     files = []
     for k, pixels in enumerate(stored):
@@ -125,7 +147,7 @@ def export_ct(
         made.BurnedInAnnotation = "NO"
         made.RescaleSlope, made.RescaleIntercept = dataset.decimal(slope), dataset.decimal(intercept)
         made.RescaleType = "HU" if unit == "HU" else "US"
-        made.WindowCenter, made.WindowWidth = ("40", "400") if unit == "HU" else ("1", "1")
+        made.WindowCenter, made.WindowWidth = chosen.window
         _ct_slice(made, image, k, pixels)
         _refer_to_slice(made, reference)
         files.append(dataset.save(made, folder / f"{k + 1:04d}.dcm"))

@@ -41,6 +41,28 @@ def pseudo_ct(inputs, parameters, context):
     return {"ct": sitk.Cast(scaled * 1500 - 1000, sitk.sitkInt16), "doubt": scaled}
 
 
+def synthetic_ct(inputs, parameters, context):
+    """Bright is bone, grey soft tissue, the rest air; what is given as a mask counts as it is given."""
+    image = inputs["image"]
+    body = inputs.get("body", image > 50)
+    bone = inputs.get("bone", image > 200)
+    air = inputs.get("air", (image < 0) * 0)
+    classes = body * 1
+    for value, mask in ((2, bone), (3, air)):
+        classes = sitk.Mask(classes, mask, value, 1)
+    ct = sitk.Cast(classes, sitk.sitkInt16) * 0 - 1000
+    for value, hu in ((1, 40), (2, 900), (3, -1000)):
+        ct = sitk.Mask(ct, classes == value, hu, 1)
+    doubt = sitk.Cast(sitk.GradientMagnitude(sitk.Cast(ct, sitk.sitkFloat32)), sitk.sitkFloat32)
+    return {"ct": ct, "segments": sitk.Cast(classes, sitk.sitkUInt8), "uncertainty": doubt}
+
+
+def synthetic_spr(inputs, parameters, context):
+    image = inputs["image"]
+    bone, body = (sitk.Cast(image > level, sitk.sitkFloat32) for level in (200, 50))
+    return {"spr": 0.001 + 1.019 * body + 0.5 * bone}
+
+
 def everything(inputs, parameters, context):
     image = inputs["image"]
     byte = sitk.Cast(sitk.RescaleIntensity(image), sitk.sitkUInt8)

@@ -64,13 +64,13 @@ REVIEW = MethodSpec(
     outputs=(
         Table("metrics", "Errors by region", required=False, help="Bone edge: within the set distance of the surface "
               "of the reference's bone. Dice: overlap of the class in both images."),
-        Image("difference", "Difference, synthetic - reference", required=False, unit="difference",
-              help="Positive where the synthetic image is too dense; 0 outside the body and the reference."),
+        Image("difference", "Difference", required=False, unit="difference",
+              help="Synthetic - reference: positive where too dense; 0 outside the body and the reference."),
         Plot("histogram", "Histogram", x=VALUE, y=(SYNTHETIC, REFERENCE), help="Per cent of the body's volume."),
-        Table("water_paths", "Water-equivalent thickness", required=False),
-        Plot("water_depth", "Water-equivalent depth", required=False, x=DEPTH, y=("WEPL synthetic (mm)",
-             "WEPL reference (mm)"), help="Along the first line."),
-        Plot("spr_profile", "SPR along the line", required=False, x=DEPTH, y=("SPR synthetic", "SPR reference")),
+        Table("water_paths", "WET of lines", required=False, help="Water-equivalent thickness."),
+        Plot("water_depth", "WEPL along line", required=False, x=DEPTH, y=("WEPL synthetic (mm)",
+             "WEPL reference (mm)"), help="Water-equivalent depth over depth, along the first line."),
+        Plot("spr_profile", "SPR along line", required=False, x=DEPTH, y=("SPR synthetic", "SPR reference")),
     ),
     parameters=(
         Choice("unit", "Values", "auto", "What the synthetic image holds.",

@@ -1,0 +1,88 @@
+"""A line at the top of every slice view that shows a synthetic image: it cannot be taken for an acquired one."""
+
+from __future__ import annotations
+
+from typing import Any, Optional
+
+import slicer
+import vtk
+from slicer.i18n import tr as _
+
+from MedGenSlicerLib import provenance
+
+COLOUR = (0.95, 0.65, 0.25)
+_banner: Optional[ViewBanner] = None
+
+
+def start() -> None:
+    """From now on, for as long as the application runs. Called by every module that can show such an image."""
+    global _banner
+    if _banner is None:
+        _banner = ViewBanner()
+
+
+class ViewBanner:
+    def __init__(self) -> None:
+        self.actors: dict[str, Any] = {}  # by the name of the view
+        scene = slicer.mrmlScene
+        self._observed = [scene.AddObserver(scene.NodeAddedEvent, self._added)]
+        for composite in slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode"):
+            self._follow(composite)
+
+    @vtk.calldata_type(vtk.VTK_OBJECT)
+    def _added(self, _scene: Any, _event: Any, node: Any) -> None:
+        if node is not None and node.IsA("vtkMRMLSliceCompositeNode"):
+            self._follow(node)
+
+    def _follow(self, composite: Any) -> None:
+        # no closure over the node: the cycle would be garbage to Python while the node lives on in the scene
+        self._observed.append(composite.AddObserver(vtk.vtkCommand.ModifiedEvent, self._modified))
+        self.update(composite)
+
+    def _modified(self, composite: Any, _event: Any) -> None:
+        self.update(composite)
+
+    def update(self, composite: Any) -> None:
+        """Shows or hides the line in the view of the composite node."""
+        name, shown = composite.GetLayoutName() or "", shows_synthetic(composite)
+        if name not in self.actors:
+            view = _view(name) if shown else None
+            if view is None:
+                return
+            self.actors[name] = _text_actor()
+            view.renderWindow().GetRenderers().GetFirstRenderer().AddViewProp(self.actors[name])
+        if bool(self.actors[name].GetVisibility()) != shown:
+            self.actors[name].SetVisibility(shown)
+            view = _view(name)
+            if view is not None:
+                view.scheduleRender()
+
+
+def shows_synthetic(composite: Any) -> bool:
+    ids = [composite.GetBackgroundVolumeID()]
+    if composite.GetForegroundOpacity() > 0:
+        ids.append(composite.GetForegroundVolumeID())
+    found = [slicer.mrmlScene.GetNodeByID(node_id) for node_id in ids if node_id]
+    return any(node is not None and provenance.is_synthetic(node) for node in found)
+
+
+def _view(name: str) -> Optional[Any]:
+    """The view's widget, where there are windows at all."""
+    manager = slicer.app.layoutManager()
+    widget = manager.sliceWidget(name) if manager is not None and hasattr(manager, "sliceWidget") else None
+    return widget.sliceView() if widget is not None else None
+
+
+def _text_actor() -> Any:
+    actor = vtk.vtkTextActor()
+    actor.SetInput(_("Synthetic image, not validated for treatment"))
+    words = actor.GetTextProperty()
+    words.SetFontSize(13)
+    words.SetBold(True)
+    words.SetShadow(True)
+    words.SetColor(*COLOUR)
+    words.SetJustificationToCentered()
+    words.SetVerticalJustificationToTop()
+    actor.GetPositionCoordinate().SetCoordinateSystemToNormalizedViewport()
+    actor.SetPosition(0.5, 0.94)
+    return actor
