@@ -22,6 +22,7 @@ from medgen.errors import BadInput
 from medgen.exchange.monai_import import import_monai, pack, read_bundle
 from medgen.exchange.nnunet_case import prepare, to_labels
 from medgen.exchange.nnunet_import import import_nnunet, read_results_folder
+from medgen.exchange.nnunet_network import NnUnet, build_network
 from medgen.method import Context
 from medgen.spec import MethodSpec
 from medgen.weights import checked_weights
@@ -34,28 +35,29 @@ def data_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "data"
 
 
+def with_further_names(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """nnU-Net's own modules give the same tensors several names, all of which its checkpoints hold."""
+    listed = {k.replace(".conv.", ".all_modules.0.").replace(".norm.", ".all_modules.1."): v for k, v in state.items()}
+    again = {f"decoder.{k}": v for k, v in (state | listed).items() if k.startswith("encoder.")}
+    return {**state, **listed, **again}
+
+
 def results_folder(
     root: Path, configuration: str = "3d_lowres", *, channels: int = 1, regions: bool = False, folds: int = 1
 ) -> Path:
     """As nnU-Net's training leaves it, with untrained weights; made without nnU-Net."""
-    from dynamic_network_architectures.architectures import unet
-
     plan = plans(channels)
     chosen = {**plan["configurations"]["3d_fullres"], **plan["configurations"][configuration]}
     architecture = chosen["architecture"]
-    arguments = dict(architecture["arch_kwargs"])
-    for key in architecture["_kw_requires_import"]:
-        name = arguments[key]
-        arguments[key] = getattr(torch.nn, name.rsplit(".", 1)[-1]) if name else None
     inputs = channels + (3 if chosen.get("previous_stage") else 0)
     folder = root / f"nnUNetTrainer__nnUNetPlans__{configuration}"
     for fold in range(folds):
         torch.manual_seed(fold)
-        kind = getattr(unet, architecture["network_class_name"].rsplit(".", 1)[-1])
-        network = kind(input_channels=inputs, num_classes=3 if regions else 4, deep_supervision=False, **arguments)
+        kind = architecture["network_class_name"].rsplit(".", 1)[-1]
+        network = NnUnet(kind, inputs, 3 if regions else 4, **architecture["arch_kwargs"])
         (folder / f"fold_{fold}").mkdir(parents=True)
         checkpoint = {
-            "network_weights": network.state_dict(),
+            "network_weights": with_further_names(network.state_dict()),
             "logging": {"ema": [np.float64(0.5), np.float32(0.25)]},
             "_best_ema": np.float64(0.5),
             "init_args": {"configuration": configuration, "device": torch.device("cpu")},
@@ -102,6 +104,63 @@ def test_a_results_folder_is_a_method(configuration: str, options: dict[str, Any
     assert len(np.unique(sitk.GetArrayViewFromImage(result))) > 1
     once = segment(spec, inputs, fold="0", mirroring=False)
     assert (sitk.GetArrayFromImage(once) != sitk.GetArrayFromImage(result)).any()
+
+
+PLAIN_NAMES = {
+    "encoder.stages.0.0.convs.0.conv.weight", "encoder.stages.1.0.convs.1.norm.bias", "decoder.transpconvs.0.weight",
+    "decoder.stages.0.convs.0.conv.weight", "decoder.stages.0.convs.0.norm.weight", "decoder.seg_layers.0.bias",
+}  # fmt: skip
+RESIDUAL_NAMES = {
+    "encoder.stem.convs.0.conv.weight", "encoder.stages.0.blocks.0.conv1.conv.weight",
+    "encoder.stages.1.blocks.0.skip.1.conv.weight", "encoder.stages.1.blocks.0.skip.1.norm.weight",
+    "encoder.stages.1.blocks.1.conv2.norm.bias", "decoder.stages.0.convs.0.conv.bias",
+}  # fmt: skip
+
+
+def network_arguments(kind: str) -> dict[str, Any]:
+    """As a plan has them: two stages, an uneven first kernel and stride."""
+    return {
+        "n_stages": 2,
+        "features_per_stage": [4, 6],
+        "conv_op": "torch.nn.modules.conv.Conv3d",
+        "kernel_sizes": [[1, 3, 3], [3, 3, 3]],
+        "strides": [[1, 1, 1], [1, 2, 2]],
+        "n_conv_per_stage" if kind == "PlainConvUNet" else "n_blocks_per_stage": [1, 2],
+        "n_conv_per_stage_decoder": [1],
+        "conv_bias": True,
+        "norm_op": "torch.nn.modules.instancenorm.InstanceNorm3d",
+        "norm_op_kwargs": {"eps": 1e-5, "affine": True},
+        "nonlin": "torch.nn.LeakyReLU",
+        "nonlin_kwargs": {"inplace": True},
+    }
+
+
+@pytest.mark.parametrize(("kind", "names"), [("PlainConvUNet", PLAIN_NAMES), ("ResidualEncoderUNet", RESIDUAL_NAMES)])
+def test_tensors_are_called_as_in_checkpoints(kind: str, names: set[str]) -> None:
+    assert names <= set(NnUnet(kind, 1, 3, **network_arguments(kind)).state_dict())
+
+
+@pytest.mark.parametrize("kind", ["PlainConvUNet", "ResidualEncoderUNet"])
+def test_networks_are_nnunets_own_bit_for_bit(kind: str) -> None:
+    theirs = pytest.importorskip("dynamic_network_architectures.architectures.unet")  # comes with the extra `parity`
+    plan = network_arguments(kind)
+    layers = {key: getattr(torch.nn, plan[key].rsplit(".", 1)[-1]) for key in ("conv_op", "norm_op", "nonlin")}
+    torch.manual_seed(0)
+    expected = getattr(theirs, kind)(input_channels=1, num_classes=3, **{**plan, **layers}).eval()
+    stage = {"after_previous": False, "architecture": {"network_class_name": kind, "arch_kwargs": plan}}
+    state = {name: tensor for name, tensor in expected.state_dict().items() if "all_modules" not in name}
+    state = {name: tensor for name, tensor in state.items() if not name.startswith("decoder.encoder.")}
+    made = build_network({"channels": [{}], "heads": 3}, stage, state).eval()
+    window = torch.randn(1, 1, 4, 16, 16)
+    with torch.inference_mode():
+        assert torch.equal(made(window), expected(window))
+
+
+def test_a_network_with_an_option_we_do_not_know_is_refused() -> None:
+    plan = {**network_arguments("PlainConvUNet"), "nonlin_first": True}
+    stage = {"after_previous": False, "architecture": {"network_class_name": "PlainConvUNet", "arch_kwargs": plan}}
+    with pytest.raises(BadInput, match="do not fit its plan"):
+        build_network({"channels": [{}], "heads": 3}, stage, {})
 
 
 def test_a_cascade_brings_its_first_stage(tmp_path: Path) -> None:

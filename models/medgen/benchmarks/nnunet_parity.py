@@ -1,7 +1,9 @@
 """Does an imported nnU-Net v2 give what nnU-Net's own predictor gives, in less time and memory?
 
 Toy models of every configuration, trained for a few steps by nnU-Net's trainer (extra `parity`); one phantom at twice
-the networks' resolution. Both sides get the same arrays and one thread.
+the networks' resolution. Both sides get the same arrays and one thread. Time and memory are of fresh processes with a
+large case, once for a 2D and once for a 3D network; the sides take turns, the smallest of three counts, and the ratios
+are those of the network that fares worse.
 """
 
 from __future__ import annotations
@@ -25,8 +27,9 @@ import torch
 
 from medgen.benchmarks.nnunet_models import make_results, phantom
 
-SHAPE, SPACING = (32, 96, 88), (1.3, 0.5, 0.55)
+SHAPE, SPACING = (32, 160, 152), (1.3, 0.5, 0.55)  # several windows along each axis, also in 2D
 COST_SHAPE, COST_SPACING = (96, 256, 256), (1.0, 0.5, 0.5)
+COST_KINDS, COST_RUNS = ("2d", "thick_slices_transposed"), 3
 KINDS: dict[str, dict[str, Any]] = {
     "2d": {"configuration": "2d"},
     "thick_slices_transposed": {"configuration": "3d_thick", "transpose": (1, 0, 2)},
@@ -141,13 +144,29 @@ def _check(root: Path, name: str) -> dict[str, Any]:
     }
 
 
-def _cost(side: str, folder: Path) -> dict[str, float]:
+def _cost_of(side: str, folder: Path) -> dict[str, float]:
     """Of a fresh process: CPU seconds of one prediction, and the highest resident memory above what was held before."""
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-m", "medgen.benchmarks.nnunet_parity", side, str(folder)],
+        env={**os.environ, **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")},
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     return json.loads(done.stdout.splitlines()[-1])
+
+
+def _cost(root: Path, name: str, runs: int) -> dict[str, Any]:
+    """The cheapest of several runs of each side, which take turns, so that a busy machine is busy for both."""
+    folder = next((root / name).glob("*/nnUNetTrainer*"))
+    measured: dict[str, list[dict[str, float]]] = {"ours": [], "theirs": []}
+    for _ in range(runs):
+        for side, runs_of_side in measured.items():
+            runs_of_side.append(_cost_of(side, folder))
+    best = {side: {key: min(run[key] for run in of) for key in of[0]} for side, of in measured.items()}
+    return {
+        **best,
+        "time_ratio": round(best["ours"]["seconds"] / best["theirs"]["seconds"], 3),
+        "memory_ratio": round(best["ours"]["peak_mb"] / best["theirs"]["peak_mb"], 3),
+    }
 
 
 def _status_mb(key: str) -> float:
@@ -172,7 +191,7 @@ def measure_cost(side: str, folder: Path) -> dict[str, float]:
 
 
 def run(quick: bool) -> dict[str, Any]:
-    """quick: two configurations instead of five."""
+    """quick: two configurations instead of five, and each side's cost from one run instead of three."""
     if importlib.util.find_spec("nnunetv2") is None:
         return {
             "name": "nnunet_parity",
@@ -186,18 +205,17 @@ def run(quick: bool) -> dict[str, Any]:
         with tempfile.TemporaryDirectory() as temporary:
             root = Path(temporary)
             os.environ["MEDGEN_DATA"] = str(root / "data")
-            names = ["2d", "thick_slices_transposed"] if quick else list(KINDS)
+            names = COST_KINDS if quick else tuple(KINDS)
             each = {name: _check(root, name) for name in names}
-            folder = next((root / "2d").glob("*/nnUNetTrainer*"))
-            cost = {side: _cost(side, folder) for side in ("ours", "theirs")}
+            cost = {name: _cost(root, name, 1 if quick else COST_RUNS) for name in COST_KINDS}
     finally:
         torch.set_num_threads(threads)
         os.environ.pop("MEDGEN_DATA") if kept is None else os.environ.update(MEDGEN_DATA=kept)
     details = {
         "agreement": min(e["agreement"] for e in each.values()),
         "probability_gap": max(e["probability_gap"] or 0.0 for e in each.values()),
-        "time_ratio": round(cost["ours"]["seconds"] / cost["theirs"]["seconds"], 3),
-        "memory_ratio": round(cost["ours"]["peak_mb"] / cost["theirs"]["peak_mb"], 3),
+        "time_ratio": max(c["time_ratio"] for c in cost.values()),
+        "memory_ratio": max(c["memory_ratio"] for c in cost.values()),
         "cost_of_a_large_case": cost,
         "each": each,
     }

@@ -95,7 +95,11 @@ def predict_scores(
     overlap: float,
     progress: Callable[[float], None] = lambda _: None,
 ) -> np.ndarray:
-    """float16 [classes, *spatial]: blended scores, the mean over the networks (folds)."""
+    """float16 [classes, *spatial]: blended scores, the mean over the networks (folds).
+
+    On a CPU windows run one by one, as nnU-Net's: several at once gain nothing there and take other sums, which float16
+    makes a difference of some 1e-4 in the probabilities.
+    """
     flat = len(stage["patch_size"]) == 2
     patch = [1, *stage["patch_size"]] if flat else stage["patch_size"]
     axes = stage["mirror_axes"] if mirror else ()
@@ -104,8 +108,8 @@ def predict_scores(
         for turn, network in enumerate(networks):
             scores = sliding_window(
                 torch.from_numpy(data), _with_mirrors(network(), axes, flat), patch, overlap,
-                batch=max(1, int(8 * context.batch_scale)) if flat else 1, device=context.device, half=True,
-                scheme=NNUNET,
+                batch=max(1, int(8 * context.batch_scale)) if flat and context.device != "cpu" else 1,
+                device=context.device, half=True, scheme=NNUNET,
                 progress=lambda part, done=turn: progress((done + part) / len(networks)),  # type: ignore[misc]
             )  # fmt: skip
             total = scores if total is None else total.add_(scores)

@@ -13,6 +13,7 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
+import torch
 from scipy import ndimage
 
 SLAB = 16  # slices of the result that are made at once
@@ -52,10 +53,21 @@ def _matrix(array: np.ndarray, shape: Sequence[int], axis: int, order: int) -> n
     return _axis_matrix(array.shape[axis], shape[axis], order).astype(np.float64 if order > 1 else np.float32)
 
 
+def _product(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """left @ right in torch's threads: numpy's own pool would wake beside them and cost more than the products do."""
+    kind = np.result_type(left, right)
+    return (torch.from_numpy(left.astype(kind, copy=False)) @ torch.from_numpy(right.astype(kind, copy=False))).numpy()
+
+
 def _resize_plane(plane: np.ndarray, rows: np.ndarray | None, columns: np.ndarray | None) -> np.ndarray:
     if rows is not None:
-        plane = rows @ plane
-    return plane if columns is None else plane @ columns.T
+        plane = _product(rows, plane)
+    return plane if columns is None else _product(plane, columns.T)
+
+
+def _across(matrix: np.ndarray, array: np.ndarray) -> np.ndarray:
+    """The matrix along the first axis of an array of three."""
+    return _product(matrix, array.reshape(len(array), -1)).reshape(len(matrix), *array.shape[1:])
 
 
 def _resize(array: np.ndarray, shape: Sequence[int], order: int) -> np.ndarray:
@@ -70,7 +82,7 @@ def _resize(array: np.ndarray, shape: Sequence[int], order: int) -> np.ndarray:
         planes = np.stack([_resize_plane(plane, *matrices[1:]) for plane in array])
         result = np.empty(shape, np.float32)
         for row in range(shape[1]):
-            result[:, row] = planes[:, row] if deep is None else deep @ planes[:, row]
+            result[:, row] = planes[:, row] if deep is None else _product(deep, planes[:, row])
     return np.clip(result, array.min(), array.max(), out=result if order > 1 and array.ndim == 3 else None)
 
 
@@ -101,7 +113,7 @@ def resample(array: np.ndarray, shape: Sequence[int], axis: int | None, order: i
         return np.take(slices, _nearest_slices(slices.shape[axis], shape[axis]), axis)
     moved = np.moveaxis(slices, axis, 0)
     lines = [ndimage.map_coordinates(unit, [places], order=order_across, mode="nearest") for unit in np.eye(len(moved))]
-    return np.moveaxis(np.tensordot(np.stack(lines, 1).astype(np.float32), moved, (1, 0)), 0, axis)
+    return np.moveaxis(_across(np.stack(lines, 1).astype(np.float32), moved), 0, axis)
 
 
 def resample_labels(labels: np.ndarray, shape: Sequence[int], axis: int | None) -> np.ndarray:
@@ -296,6 +308,6 @@ def _slab_of(
         rows = _axis_matrix(len(plane), shape[0], order)[slab].astype(np.float32)
         used = np.flatnonzero(rows.any(0))
         low, high = int(used[0]), int(used[-1]) + 1
-        deep = np.tensordot(rows[:, low:high], plane[low:high].astype(np.float32), (1, 0))
+        deep = _across(rows[:, low:high], plane[low:high].astype(np.float32))
     matrices = [_matrix(deep, (len(deep), *shape[1:]), a, order) for a in (1, 2)]
     return np.stack([_resize_plane(image, *matrices) for image in deep])
