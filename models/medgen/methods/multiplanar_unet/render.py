@@ -1,9 +1,9 @@
 """Random MR slices of a random head, for training the starter weights: 2D, a few milliseconds each.
 
-A slice is cut from a label map at a random orientation and bent a little; every tissue gets a signal, either that of a
-randomly drawn pulse sequence (so that T1, T2, PD, FLAIR and what lies between appear) or any value at all, as in
-Billot et al., SynthSeg, Medical Image Analysis 2023; then come fat and muscle, skull stripping, cropping, partial
-volume, thick slices, bias field, noise and gamma.
+A slice is cut from a label map at a random orientation, half of the time through a random voxel of a random structure,
+and bent a little. Every tissue gets a signal: that of a common protocol with its times and tissues varied, that of any
+pulse sequence, or any value at all (Billot et al., SynthSeg, Medical Image Analysis 2023). Then come fat and muscle,
+skull stripping, cropping, partial volume, thick slices, bias field, noise and gamma.
 """
 
 from __future__ import annotations
@@ -58,6 +58,17 @@ TISSUES: dict[str, tuple[tuple[int, ...], float, float, float]] = {
 _NAMES = list(TISSUES)
 _MUSCLE, _FAT, _SKIN = _NAMES.index("muscle"), _NAMES.index("fat"), _NAMES.index("skin")
 _FLOWING = [_NAMES.index("vessel"), _NAMES.index("dura")]
+_OUTER = [_NAMES.index(name) for name in ("marrow", "skin", "muscle", "fat", "mucosa", "vessel", "dura", "orbit")]
+# share, TR, TE, TI (0: spin echo) in ms: T1 by inversion and by spin echo, T2, proton density, FLAIR
+PROTOCOLS = (
+    (0.28, 2300, 3, 1000),
+    (0.10, 550, 11, 0),
+    (0.26, 4800, 95, 0),
+    (0.26, 3200, 15, 0),
+    (0.10, 9000, 110, 2600),
+)
+_ORBITAL_FAT_MM = 16
+_SHARE = {18: 5.0}  # the cord, thin and at the maps' rim, is not learnt when it is drawn like any other structure
 _T1, _T2, _PD = (np.array([row[i] for row in TISSUES.values()]) for i in (1, 2, 3))
 _BRAIN_LABELS = [label for value in range(1, 17) for label in SOURCES[value]]
 _MAX_LABEL = 1024
@@ -81,13 +92,16 @@ class Head:
     """A label map ready to be cut: three uint8 volumes, axes z (up), y (back), x (left), 1 mm, cropped to the head.
 
     tissue: index in TISSUES; outside_brain_mm: distance to the brain; depth_mm: distance below the outer surface;
-    brain_centre: z, y, x.
+    brain_centre: z, y, x; examples: for each class that occurs, voxels (z, y, x) of it, int16 [n, 3]; shares: how often
+    each is drawn.
     """
 
     tissue: Array
     outside_brain_mm: Array
     depth_mm: Array
     brain_centre: Array
+    examples: list[Array]
+    shares: Array
 
 
 def read_label_map(path: Path) -> Array:
@@ -110,7 +124,21 @@ def prepare_head(labels: Array) -> Head:
     filled = ndimage.binary_fill_holes(labels > 0)
     depth = np.minimum(ndimage.distance_transform_edt(filled), far).astype(np.uint8)
     centre = np.array(ndimage.center_of_mass(brain))
-    return Head(_TISSUE_OF_LABEL[labels], outside, depth, centre)
+    tissue = _TISSUE_OF_LABEL[labels]
+    if (labels == 506).any():  # what the maps call soft tissue is fat in the orbits
+        tissue[(labels == 507) & (ndimage.distance_transform_edt(labels != 506) < _ORBITAL_FAT_MM)] = _FAT
+    return Head(tissue, outside, depth, centre, *_examples(CLASS_OF_TISSUE[tissue]))
+
+
+def _examples(classes: Array, count: int = 3000) -> tuple[list[Array], Array]:
+    rng, found, shares = np.random.default_rng(0), [], []
+    for value in range(1, len(SOURCES) + 1):
+        voxels = np.flatnonzero(classes == value)
+        if len(voxels):
+            picked = voxels[rng.integers(0, len(voxels), count)]
+            found.append(np.stack(np.unravel_index(picked, classes.shape), 1).astype(np.int16))
+            shares.append(_SHARE.get(value, 1.0))
+    return found, np.array(shares) / sum(shares)
 
 
 def _smooth(rng: np.random.Generator, cells: int, size: int, channels: int = 1) -> Array:
@@ -135,13 +163,15 @@ def _cut(head: Head, rng: np.random.Generator, size: int) -> tuple[Array, Array]
     basis[2] *= rng.choice([-1, 1])  # mirror: left and right are one label
     rows, columns = (basis[:, i] for i in range(3) if i != axis)
     normal = basis[:, axis] / np.linalg.norm(basis[:, axis])
-    centre = head.brain_centre + rng.uniform(-28, 28, 3)
-    if rng.random() < 0.75:
-        centre[axis] = head.brain_centre[axis] + rng.uniform(-80, 80)
+    if rng.random() < 0.5:  # small structures would else be seen too rarely
+        voxels = head.examples[int(rng.choice(len(head.examples), p=head.shares))]
+        voxel = voxels[int(rng.integers(len(voxels)))].astype(float)
+        centre = voxel + rows * rng.uniform(-size / 4, size / 4) + columns * rng.uniform(-size / 4, size / 4)
     else:
-        centre[axis] = rng.uniform(0, head.tissue.shape[axis])
-    if rng.random() < 0.2:  # face and neck, which lie below the brain
-        centre[0] = max(30.0, centre[0] - rng.uniform(30, 110))
+        centre = head.brain_centre + rng.uniform(-28, 28, 3)
+        centre[axis] = head.brain_centre[axis] + rng.uniform(-80, 80)
+        if rng.random() < 0.2:  # face and neck, which lie below the brain
+            centre[0] = max(30.0, centre[0] - rng.uniform(30, 110))
     steps = np.arange(size) - (size - 1) / 2
     plane = rows[:, None, None] * steps[:, None] + columns[:, None, None] * steps
     bend = rng.uniform(0, 4) * _smooth(rng, 4, size, 3) + rng.uniform(0, 2) * _smooth(rng, 9, size, 3)
@@ -160,12 +190,36 @@ def _look_up(head: Head, positions: Array) -> tuple[Array, Array, Array]:
     return tissue, outside, np.where(inside, head.depth_mm.ravel()[flat], 0)
 
 
-def _sequence_signal(rng: np.random.Generator) -> Array:
-    """Signal of every tissue under a random spin echo, inversion recovery or spoiled gradient echo."""
-    spread = rng.uniform(0.02, 0.12)
+def _varied_tissues(rng: np.random.Generator, spread: float) -> tuple[Array, Array, Array]:
+    """T1, T2 and proton density of every tissue, each off by about `spread` of itself."""
     t1, t2, density = (
         table * np.exp(rng.normal(0, spread * part, len(table))) for table, part in ((_T1, 1.0), (_T2, 1.0), (_PD, 0.3))
     )
+    return t1, t2, density
+
+
+def _echo_signal(tissues: tuple[Array, Array, Array], repetition: float, echo: float, inversion: float) -> Array:
+    """Spin echo, or inversion recovery where `inversion` is not 0; times in ms."""
+    t1, t2, density = tissues
+    if inversion:
+        recovered = np.abs(1 - 2 * np.exp(-inversion / t1) + np.exp(-repetition / t1))
+    else:
+        recovered = 1 - np.exp(-repetition / t1)
+    return density * recovered * np.exp(-echo / t2)
+
+
+def _protocol_signal(rng: np.random.Generator) -> Array:
+    """Signal of every tissue under a common protocol."""
+    protocol = PROTOCOLS[rng.choice(len(PROTOCOLS), p=[row[0] for row in PROTOCOLS])]
+    repetition, echo, inversion = (time * np.exp(rng.normal(0, 0.12)) for time in protocol[1:])
+    signal = _echo_signal(_varied_tissues(rng, rng.uniform(0.01, 0.07)), repetition, echo, inversion)
+    signal[_OUTER] *= np.exp(rng.normal(0, 0.2, len(_OUTER)))
+    return signal
+
+
+def _sequence_signal(rng: np.random.Generator) -> Array:
+    """Signal of every tissue under a random spin echo, inversion recovery or spoiled gradient echo."""
+    tissues = t1, t2, density = _varied_tissues(rng, rng.uniform(0.02, 0.12))
     kind = rng.choice(["spin echo", "inversion", "gradient echo"], p=[0.45, 0.3, 0.25])
     if kind == "gradient echo":
         repetition, angle = rng.uniform(5, 40), np.radians(rng.uniform(4, 45))
@@ -174,26 +228,25 @@ def _sequence_signal(rng: np.random.Generator) -> Array:
     if kind == "inversion":  # MPRAGE-like to FLAIR-like
         repetition, inversion = np.exp(rng.uniform(np.log(1500), np.log(9000))), rng.uniform(300, 2700)
         echo = rng.uniform(2, 12) if rng.random() < 0.7 else rng.uniform(60, 130)
-        recovered = np.abs(1 - 2 * np.exp(-inversion / t1) + np.exp(-repetition / t1))
-        return density * recovered * np.exp(-echo / t2)
+        return _echo_signal(tissues, repetition, echo, inversion)
     repetition, echo = np.exp(rng.uniform(np.log(300), np.log(7000))), np.exp(rng.uniform(np.log(8), np.log(130)))
-    return density * (1 - np.exp(-repetition / t1)) * np.exp(-echo / t2)
+    return _echo_signal(tissues, repetition, echo, 0)
 
 
-def _tissue_signal(rng: np.random.Generator) -> Array:
-    """Mean signal of every tissue; the brightest common one near 1."""
-    if rng.random() < 0.85:
-        signal = _sequence_signal(rng)
-        blood = rng.random()
-        signal[_FLOWING] *= rng.uniform(0, 1) if blood < 0.6 else rng.uniform(1, 4)  # flow void, or contrast agent
-        signal[_SKIN] += rng.uniform(0, 1) * (signal[_FAT] - signal[_SKIN])
-    else:
+def _tissue_signal(rng: np.random.Generator, kind: str) -> Array:
+    """Mean signal of every tissue; the brightest common one near 1. kind: 'protocol', 'sequence' or 'any'."""
+    if kind == "any":
         signal = rng.uniform(0, 1, len(TISSUES))
         if rng.random() < 0.7:
             signal[_NAMES.index("cortical bone")] *= rng.uniform(0, 0.3)
         if rng.random() < 0.5:
             fluids = [_NAMES.index(name) for name in ("ventricles", "third ventricle", "fourth ventricle", "csf")]
             signal[fluids] = signal[fluids[0]] * rng.uniform(0.9, 1.1, len(fluids))
+    else:
+        signal = _protocol_signal(rng) if kind == "protocol" else _sequence_signal(rng)
+        blood = rng.random()
+        signal[_FLOWING] *= rng.uniform(0, 1) if blood < 0.6 else rng.uniform(1, 4)  # flow void, or contrast agent
+        signal[_SKIN] += rng.uniform(0, 1) * (signal[_FAT] - signal[_SKIN])
     signal[0] = 0
     return (signal / signal.max()).astype(np.float32)
 
@@ -222,32 +275,37 @@ def _low_resolution(image: Array, axis: int, factor: float) -> Array:
     return F.interpolate(small, (size, size), mode="bilinear")[0, 0].numpy()
 
 
-def _acquire(image: Array, rng: np.random.Generator) -> Array:
-    """Partial volume, bias field, noise and gamma of a scanner on a clean float32 slice."""
+def _acquire(image: Array, rng: np.random.Generator, good: bool) -> Array:
+    """Partial volume, bias field, noise and gamma of a scanner on a clean float32 slice; good: a research scan."""
     size = image.shape[0]
-    if rng.random() < 0.25:
+    if not good and rng.random() < 0.35:
         image = _low_resolution(image, int(rng.integers(2)), rng.uniform(1.5, 5))
-    image = _blur(image, tuple(rng.uniform(0.3, 1.1) * rng.uniform(0.8, 1.2, 2)))
-    image = image * np.exp(rng.uniform(0, 0.3) * _smooth(rng, int(rng.integers(2, 5)), size)[0])
-    level = rng.uniform(0, 0.06) if rng.random() < 0.8 else 0.0
+    image = _blur(image, tuple(rng.uniform(0.3, 0.7 if good else 1.1) * rng.uniform(0.85, 1.15, 2)))
+    image = image * np.exp(rng.uniform(0, 0.25) * _smooth(rng, int(rng.integers(2, 5)), size)[0])
+    level = rng.uniform(0, 0.03 if good else 0.07)
     noise = level * rng.standard_normal((2, size, size), np.float32)
-    if rng.random() < 0.4:
+    if rng.random() < 0.3:
         noise = np.stack([_blur(n, (0.6, 0.6)) for n in noise])
     image = np.hypot(image + noise[0], noise[1])  # Rician
-    return image ** np.float32(np.exp(rng.normal(0, 0.2)))
+    return image ** np.float32(np.exp(rng.normal(0, 0.08 if good else 0.2)))
 
 
 def render_slice(head: Head, rng: np.random.Generator, size: int = 160) -> tuple[Array, Array]:
     """A random slice: float32 [size, size], about 0 to 1.2, and its classes, uint8 [size, size] (labels.LABELS)."""
     positions, normal = _cut(head, rng, size)
-    signal, spread = _tissue_signal(rng), rng.uniform(0, 0.06, len(TISSUES)).astype(np.float32)
-    strip_mm = rng.uniform(0, 5) if rng.random() < 0.35 else None
+    kind, good = rng.choice(["protocol", "sequence", "any"], p=[0.6, 0.25, 0.15]), rng.random() < 0.65
+    signal = _tissue_signal(rng, kind)
+    spread = (rng.uniform(0, 0.09) * (0.15 * rng.random() + signal) * rng.uniform(0.7, 1.3, len(TISSUES))).astype(
+        np.float32
+    )
+    strip_mm = rng.uniform(0, 5) if rng.random() < 0.25 else None
     fat_share = _smooth(rng, 14, size)[0] + 0.5 * _smooth(rng, 40, size)[0] - rng.uniform(-0.5, 1.2)
     fat_below_mm = rng.uniform(2, 9) + 2 * _smooth(rng, 10, size)[0]
     edge = _smooth(rng, 12, size)[0]
-    texture = _blur(rng.standard_normal((size, size), np.float32), (0.7, 0.7)) * 2
+    grain = rng.uniform(0.6, 1.6)
+    texture = _blur(rng.standard_normal((size, size), np.float32), (grain, grain)) * np.float32(3.5 * grain)
 
-    thick = rng.uniform(1, 6) if rng.random() < 0.35 else 0.0
+    thick = 0.0 if good else rng.uniform(1, 6)
     offsets = np.linspace(-thick / 2, thick / 2, 1 if thick == 0 else 5)
     image, classes = np.zeros((size, size), np.float32), np.zeros((size, size), np.uint8)
     for number, offset in enumerate(offsets):
@@ -262,8 +320,8 @@ def render_slice(head: Head, rng: np.random.Generator, size: int = 160) -> tuple
         turn, y, x = rng.uniform(0, 2 * np.pi), *(np.mgrid[:size, :size] - size / 2)
         gone = y * np.sin(turn) + x * np.cos(turn) > rng.uniform(25, 75)
         image[gone], classes[gone] = 0, 0
-    scale = _scale(head, signal, strip_mm, rng) * np.exp(rng.normal(0, 0.12))
-    return np.clip(_acquire(image / np.float32(scale), rng), 0, 2).astype(np.float32), classes
+    scale = _scale(head, signal, strip_mm, rng) * np.exp(rng.normal(0, 0.1))
+    return np.clip(_acquire(image / np.float32(scale), rng, good), 0, 2).astype(np.float32), classes
 
 
 def render_batch(heads: list[Head], seed: tuple[int, int], count: int, size: int) -> tuple[torch.Tensor, torch.Tensor]:
