@@ -76,7 +76,7 @@ class Config:
 
 CONFIGS = {
     "smoke": Config(steps=2, levels=3, width=2, batch=1, heads=2),
-    "small": Config(steps=4500),
+    "small": Config(steps=3000),
     "paper": Config(steps=650_000, levels=9, width=64, batch=16),
 }
 
