@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
@@ -10,6 +11,7 @@ from medgen.diffusion.loss import bound_term, hybrid_loss
 from medgen.diffusion.sampling import Draws, ancestral, clamped, decode, encode, model_variance, round_trip_error
 from medgen.diffusion.schedule import Schedule
 from medgen.diffusion.toys import BrightPixels, OneGaussian, TwoClasses
+from medgen.metrics.ranking import auroc
 from medgen.nets.diffusion_unet import (
     DiffusionUNet,
     EncoderClassifier,
@@ -247,3 +249,10 @@ def test_last_level_is_a_likelihood_of_grey_levels() -> None:
     good = bound_term(noise, torch.zeros_like(x0), x0, xt, t, SCHEDULE, 1 / 255)
     bad = bound_term(noise + 3, torch.zeros_like(x0), x0, xt, t, SCHEDULE, 1 / 255)
     assert 0 < good < bad
+
+
+def test_auroc_counts_pairs() -> None:
+    scores, inside = np.array([0.1, 0.4, 0.4, 0.8]), np.array([False, True, False, True])
+    assert auroc(scores, inside) == pytest.approx((1 + 0.5 + 1 + 1) / 4)
+    assert auroc(-scores, inside) == pytest.approx(1 - auroc(scores, inside))
+    assert np.isnan(auroc(scores, np.zeros(4, bool)))

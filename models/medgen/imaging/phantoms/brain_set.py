@@ -69,7 +69,7 @@ def render_brain_set(
         if part.is_file():
             continue
         progress.raise_if_cancelled()
-        labels = _brain_box(part_fat(read_head(maps[head]), np.random.default_rng(head)))
+        labels = brain_box(part_fat(read_head(maps[head]), np.random.default_rng(head)))
         studies = [_study_slices(labels, head, v, kind, seed) for v, kind in enumerate(kinds[head])]
         stacks = [np.concatenate(arrays) for arrays in zip(*studies, strict=True)]
         partial = part.with_suffix(".partial.npz")
@@ -127,7 +127,7 @@ def _jittered(name: str, rng: np.random.Generator) -> Array:
     return (means / means.max()).astype(np.float32)[TISSUE_OF_LABEL]
 
 
-def _brain_box(labels: sitk.Image, margin: int = 25) -> sitk.Image:
+def brain_box(labels: sitk.Image, margin: int = 25) -> sitk.Image:
     """The part round the brain: the rest is air in every slice, and slow to carry along."""
     where = np.argwhere(np.isin(sitk.GetArrayViewFromImage(labels), BRAIN))[:, ::-1]
     low = np.maximum(where.min(0) - margin, 0)
