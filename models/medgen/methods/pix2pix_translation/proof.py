@@ -17,6 +17,7 @@ from scipy import ndimage
 from scipy.stats import wasserstein_distance
 from torch import nn
 
+from medgen.imaging.foreground import foreground_mask
 from medgen.imaging.geometry import from_array, pad, to_array
 from medgen.imaging.intensity import unit_to_hu
 from medgen.imaging.phantoms import (
@@ -51,7 +52,7 @@ from medgen.methods.pix2pix_translation.spec import MR_TO_CT as MR_TO_CT_SPEC
 from medgen.methods.pix2pix_translation.train import render_patient
 from medgen.metrics.overlap import dice
 from medgen.proofs import Mode, check, verdict
-from medgen.shared_data import shared_folder
+from medgen.shared_data import measured_head_ct, shared_folder
 from medgen.weights import checked_weights
 
 Checks = list[dict[str, Any]]
@@ -68,7 +69,6 @@ def prove(mode: Mode = "normal", seed: int = 0, progress: Progress | None = None
     progress = progress or SilentProgress()
     skipped = [
         "FID and KID need Inception weights: the distance of HU histograms stands in for them.",
-        "Debian's invesalius-examples and mricron-data are not used: rendered MR and CT have a known truth.",
     ]
     if shared_folder() is None:
         skipped.append("The shared data is not on this machine: analytic heads take the place of rendered ones.")
@@ -77,6 +77,7 @@ def prove(mode: Mode = "normal", seed: int = 0, progress: Progress | None = None
         skipped.append("The paper's ablations, which train, are left out by --quick.")
     else:
         checks += ablations(range(seed, seed + (3 if mode == "full" else 1)), STEPS[mode], progress)
+    checks += real_couch(skipped)
     checks += starter(seed, 1 if mode == "quick" else len(TEST_HEADS), progress)
     return verdict(MR_TO_CT_SPEC.id, checks, skipped)
 
@@ -256,6 +257,21 @@ def ablations(seeds: range, steps: int, progress: Progress) -> Checks:
 
 
 # ----------------------------------------------------------------------------------------------------- starter weights
+
+
+def real_couch(skipped: list[str]) -> Checks:
+    """A real head CT with its head rest, body and all given to the shipped network."""
+    ct = measured_head_ct()
+    if ct is None:
+        skipped.append("The real head CT of Debian's invesalius-examples is not on this machine (MEDGEN_HEAD_CT).")
+        return []
+    context = Context(weights=checked_weights(CT_TO_MR_SPEC.id, CT_TO_MR_SPEC.weights[0])[0])
+    off = CT_TO_MR_SPEC.check_parameters({"fill_outside": False})
+    mr = to_array(ct_to_mr({"ct": ct}, off, context)["mr"]).astype(np.float32)
+    body = to_array(foreground_mask(ct)) != 0
+    rest = ~ndimage.binary_dilation(body, iterations=5) & (to_array(ct).astype(np.float32) > -500)
+    left = float(mr[rest].mean() / mr[body].mean())
+    return [check("Real CT, C->M: brightness of the head rest over the head's (bar 0.3)", left, 0.3, 0, False)]
 
 
 def starter(seed: int, heads: int, progress: Progress) -> Checks:
