@@ -25,7 +25,7 @@ def shared_folder() -> Optional[Path]:
 
 def measured_head_ct() -> Optional[sitk.Image]:
     """The real head CT (HU, with its head rest) of Debian's package invesalius-examples, None where it is missing.
-    It is under GPL-2: to measure on, never to train what ships. MEDGEN_HEAD_CT names the file where it lies elsewhere."""
+    It is under GPL-2: to measure on, never to train what ships. MEDGEN_HEAD_CT names a file elsewhere."""
     import numpy as np
     import SimpleITK as sitk
 
