@@ -45,6 +45,11 @@ def prepare(image: sitk.Image, longest: int, title: str) -> Prepared:
         raise BadInput(f"{title} shows no ultrasound picture of at least 32 x 32 pixels.")
     if coloured_share(image) > COLOUR_REFUSED:
         raise BadInput(f"{title} has colour Doppler in it; restyling would turn flow into tissue. Use a B-mode frame.")
+    return prepared_frame(grey, fan, longest)
+
+
+def prepared_frame(grey: np.ndarray, fan: np.ndarray, longest: int) -> Prepared:
+    """grey: [h, w], 0 to 1; fan: bool [h, w], not empty."""
     box = bounding_box(fan)
     height, width = grey[box].shape
     scale = longest / max(height, width)
