@@ -38,7 +38,7 @@ AIR_ROUND_MM = 12  # as in `imaging.head_preparation`
 BORDER = 6  # voxels rendered beyond a patch, which the point spread reaches into
 FATTY = [INDEX["fat"], INDEX["marrow"], INDEX["skin"]]
 FLOWING = [INDEX["vessel"], INDEX["dura and sinus"]]
-FAMILIES = {"T1": 0.4, "T1c": 0.05, "T1se": 0.15, "T2": 0.15, "PD": 0.05, "FLAIR": 0.08, "random": 0.12}
+FAMILIES = {"T1": 0.45, "T1c": 0.05, "T1se": 0.15, "T2": 0.15, "PD": 0.05, "FLAIR": 0.08, "random": 0.07}
 
 
 @dataclass(frozen=True)
@@ -60,8 +60,8 @@ def numbered_maps(folder: Path) -> dict[int, Path]:
 def bent_heads(
     maps: Iterable[Path], cache: Path, copies: int, seed: int, tell: Callable[[str], None] = lambda _line: None
 ) -> list[tuple[BentHead, Path]]:
-    """`copies` of every label map, the first as it is, the others bent, one in four of them without a face; made once and kept
-    in `cache`, as files that begin with the path that comes with each."""
+    """`copies` of every label map, the first as it is, the others bent, one in four of them without a face; made once
+    and kept in `cache`, as files that begin with the path that comes with each."""
     cache.mkdir(parents=True, exist_ok=True)
     found = []
     for path in maps:

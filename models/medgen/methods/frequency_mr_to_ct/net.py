@@ -27,7 +27,7 @@ class Split(NamedTuple):
 
 
 class Refinement(nn.Module):
-    """Three chains of three one-dimensional convolutions of length `kernel`, each chain along the axes in another order,
+    """Three chains of three one-dimensional convolutions of length `kernel`, each along the axes in another order,
     summed: the support of a kernel^3 box for 9 kernel channels^2 weights (section 3, '3D symmetric factorisation')."""
 
     def __init__(self, channels: int, kernel: int = 13) -> None:
@@ -65,13 +65,15 @@ class FrequencyNet(nn.Module):
     def forward(self, mr: Tensor) -> Split:
         features = self.base.features(mr)
         share = self.part(features).softmax(1)
-        high = self.high(self.refine(share[:, :1] * features))
-        return Split(self.base.head(share[:, 1:] * features), high, share[:, :1])
+        refined = self.refine(share[:, :1] * features)
+        with torch.autocast(mr.device.type, enabled=False):  # half precision would round HU to steps of 4
+            low = self.base.head((share[:, 1:] * features).float())
+            return Split(low, self.high(refined.float()), share[:, :1].float())
 
 
 class Critic(nn.Module):
-    """One score for a high-frequency image, float [batch, 1, z, y, x], seen beside its MR where `conditioned`: channels,
-    not the spatial axis along which the authors' code joins them."""
+    """One score for a high-frequency image, float [batch, 1, z, y, x], seen beside its MR where `conditioned`: as
+    channels, not along a spatial axis as the authors' code has it."""
 
     def __init__(self, width: int = 32, conditioned: bool = True) -> None:
         super().__init__()

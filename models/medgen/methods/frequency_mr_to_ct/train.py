@@ -37,7 +37,7 @@ WEIGHTS = "head_mr_to_ct.safetensors"
 @dataclass(frozen=True)
 class Config:
     """sigma: of the low-pass, voxels, or net.BOX; adversarial: weight of the high-frequency critic's term, which comes
-    in after the first fifth of the steps, 0 for none; copies: bent heads made of each label map; seconds: of one call."""
+    in after the first fifth of the steps, 0 for none; copies: heads made of each label map; seconds: of one call."""
 
     width: int
     steps: int
@@ -55,7 +55,7 @@ class Config:
 
 CONFIGS = {
     "smoke": Config(width=4, steps=4, patch=16, kernel=3, heads=1, copies=1),
-    "small": Config(width=12, steps=3000),
+    "small": Config(width=8, steps=2400, learning_rate=3e-3),
     "paper": Config(width=32, steps=225_000, batch=2, learning_rate=1e-3, adversarial=1e-3, copies=8),
 }
 
