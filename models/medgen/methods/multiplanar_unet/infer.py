@@ -108,9 +108,17 @@ def probabilities(planes: torch.Tensor, network: UNet2d, device: str) -> torch.T
     padded = torch.zeros((len(planes), 1, -(-height // block) * block, -(-width // block) * block))
     padded[:, 0, :height, :width] = planes
     padded = padded.to(device, memory_format=torch.channels_last)
-    with torch.autocast("cuda", torch.float16, enabled=device.startswith("cuda")):
+    with half_precision(device):
         logits = network(padded)
     return logits[..., :height, :width].float().softmax(1).to("cpu", torch.float16)
+
+
+def half_precision(device: str) -> torch.autocast:
+    """float16 on a GPU, bfloat16 on processors that reckon in it (it more than halves the time), else float32."""
+    if device.startswith("cuda"):
+        return torch.autocast("cuda", torch.float16)
+    able = torch.cpu.get_capabilities()
+    return torch.autocast("cpu", torch.bfloat16, enabled=bool(able.get("avx512_bf16") or able.get("amx_bf16")))
 
 
 def volumes_table(labels: sitk.Image) -> dict[str, list[Any]]:
