@@ -118,6 +118,29 @@ def test_synthetic_ct_says_that_it_is_synthetic(source: Series, tmp_path: Path) 
     assert data.SourceImageSequence[0].ReferencedSOPInstanceUID == source.headers[7].SOPInstanceUID
 
 
+@pytest.mark.parametrize(
+    "scale, words",
+    [("spr", "SPR, water = 1 "), ("times", "1000 x SPR, water"), ("relative", "1000 x (SPR - 1), water")],
+)
+def test_stopping_power_is_written_in_the_scale_that_was_asked_for(
+    source: Series, tmp_path: Path, scale: str, words: str
+) -> None:
+    spr = np.random.default_rng(0).uniform(0.001, 3.2, source.image.GetSize()[::-1]).astype(np.float32)
+    spr[0, 0, :3] = (0.001, 1.0, 3.2)
+    image = sitk.GetImageFromArray(spr)
+    image.CopyInformation(source.image)
+    files = series.export_ct(image, source, tmp_path, PROVENANCE, unit="SPR", scale=scale)  # type: ignore[arg-type]
+    found = sitk.GetArrayFromImage(read_dicom_folder(tmp_path)[0].image)
+    expected = {"spr": spr, "times": 1000 * spr, "relative": 1000 * (spr - 1)}[scale]
+    step = 0.001 if scale == "spr" else 1.0
+    assert np.abs(found - expected).max() <= 0.501 * step
+    assert found[0, 0, :3] / step == pytest.approx(expected[0, 0, :3] / step, abs=1e-3)
+    data = pydicom.dcmread(files[0])
+    assert (
+        data.RescaleType == "US" and data.SeriesDescription.startswith(words) and "SYNTHETIC" in data.SeriesDescription
+    )
+
+
 def test_axial_option_levels_an_oblique_volume(tmp_path: Path) -> None:
     geometry = next(g for g in GEOMETRIES if g.name == "oblique")
     oblique = read_dicom_folder(write_source(geometry, tmp_path / "source"))[0]
