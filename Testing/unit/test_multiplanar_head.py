@@ -13,7 +13,7 @@ from medgen.imaging.phantoms import analytic_head, render_mr
 from medgen.method import Context, SilentProgress
 from medgen.methods.multiplanar_unet import infer
 from medgen.methods.multiplanar_unet.labels import CLASSES, LABELS
-from medgen.methods.multiplanar_unet.render import prepare_head, read_label_map, render_batch
+from medgen.methods.multiplanar_unet.render import CLASS_OF_TISSUE, prepare_head, read_label_map, render_batch
 from medgen.methods.multiplanar_unet.train import one_cycle, segmentation_loss, train
 from medgen.nets.unet2d import UNet2d
 from medgen.spec import ImageFacts
@@ -150,6 +150,24 @@ def test_rendered_slices_repeat_with_the_seed_and_carry_their_classes(head, tmp_
     assert images.min() >= 0 and images.max() <= 2 and torch.isfinite(images).all()
     assert classes.max() < CLASSES and len(classes.unique()) > 5
     assert images[classes[:, None] > 0].mean() > 2 * images[classes[:, None] == 0].mean()
+
+
+def test_every_structure_of_a_head_comes_up_in_the_slices(head, tmp_path):
+    _write_maps(tmp_path, head, [1])
+    prepared = prepare_head(read_label_map(tmp_path / "map_01.nii.gz"))
+    there = np.unique(CLASS_OF_TISSUE[prepared.tissue])
+    drawn = np.unique(render_batch([prepared], (0, 0), 80, 32)[1])
+    assert len(there) > 15 and set(there) == set(drawn)
+
+
+def test_the_precision_of_this_machine_changes_no_probability_by_much(weights):
+    torch.manual_seed(0)
+    planes, network = torch.rand(3, 20, 24), infer.load_network(Context(weights=weights))
+    with torch.no_grad():
+        exact = network(planes[:, None]).softmax(1)
+    found = infer.probabilities(planes, network, "cpu")
+    assert found.dtype == torch.float16
+    assert (found - exact).abs().max() < 0.02
 
 
 def test_training_writes_weights_with_a_card_that_load(head, tmp_path):
