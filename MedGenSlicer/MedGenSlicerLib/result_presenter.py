@@ -36,7 +36,7 @@ def present(
         _place(node, record)
         made.append(node)
         yield
-        if isinstance(port, spec.LabelMap):
+        if isinstance(port, (spec.LabelMap, spec.Mask)):
             yield from correction.remember(node)
 
 

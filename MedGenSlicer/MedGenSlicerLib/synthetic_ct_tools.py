@@ -17,6 +17,7 @@ from MedGenSlicerLib.inputs_form import InputsForm
 from MedGenSlicerLib.jobs import Ticket
 
 REVIEW, HEAD = "synthetic_ct_review", "multiplanar_unet"
+UNCERTAINTY = ("uncertainty", "spread")  # what methods call it
 IMAGE_ROLE, OVERRIDE = "synthetic_ct.image", "override"
 SEGMENT = spec.Mask(OVERRIDE, "Segment", help="The segment whose voxels get the value; + paints a new one.")
 
@@ -206,7 +207,7 @@ class LookTools:
         has_source = self.tools.source() is not None
         for each in (self.beside, self.blend, self.opacity):
             each.setEnabled(has_source)
-        self._enable(self.uncertainty, self._made("uncertainty"), _("The method's own doubt, over the image."),
+        self._enable(self.uncertainty, self._made(*UNCERTAINTY), _("The method's own doubt, over the image."),
                      _("The method that made this image tells no uncertainty."))  # fmt: skip
         self._enable(self.difference, self._made("difference"), _("Synthetic, reference and their difference, linked."),
                      _("Check the image against a reference first."))  # fmt: skip
@@ -216,12 +217,12 @@ class LookTools:
         button.setEnabled(node is not None)
         button.setToolTip(can if node is not None else cannot)
 
-    def _made(self, output: str) -> Optional[Any]:
-        """The newest volume of that output that belongs to the image: of the same run, or of a check of it."""
+    def _made(self, *outputs: str) -> Optional[Any]:
+        """The newest volume of these outputs that belongs to the image: of the same run, or of a check of it."""
         image = self.tools.image()
         found = None
         for node in self.tools.panel.state.results() if image is not None else []:
-            if output in (node.GetAttribute("MedGen.output") or "") and node.IsA("vtkMRMLScalarVolumeNode"):
+            if node.GetAttribute("MedGen.output") in outputs and node.IsA("vtkMRMLScalarVolumeNode"):
                 same_run = node.GetAttribute("MedGen.time") == image.GetAttribute("MedGen.time")
                 if same_run or provenance.reference_of(node) is image:
                     found = node
@@ -260,7 +261,7 @@ class LookTools:
         self.tools.panel.results.update_layout_button()
 
     def _uncertainty(self) -> None:
-        ct_views.show_as_uncertainty(self._made("uncertainty"), self.tools.image())
+        ct_views.show_as_uncertainty(self._made(*UNCERTAINTY), self.tools.image())
 
     def _difference(self) -> None:
         self.show_review([self._made("difference")])
