@@ -158,8 +158,10 @@ def _whole_numbers(image: sitk.Image) -> sitk.Image:
 
 
 def frames_of(image: sitk.Image) -> list[sitk.Image]:
-    """The frames of a sequence: a 4D image along t, a 3D image along k; each keeps its own geometry."""
+    """The frames of a sequence: a 4D image along t, a 3D image along k, a 2D image is one; each keeps its geometry."""
     last = image.GetDimension() - 1
+    if last == 1:
+        return [image]
     return [image[(slice(None),) * last + (index,)] for index in range(image.GetSize()[last])]
 
 

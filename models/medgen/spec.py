@@ -82,9 +82,10 @@ class Mask(Port):
 @dataclass(frozen=True)
 class LabelMap(Port):
     """Integer image. Output: `labels` lists every value that can occur. Input: any segments, 1..n in the user's
-    order."""
+    order. kind: volume | slice (2D, or a volume of one slice)."""
 
     labels: tuple[Label, ...] = ()
+    kind: str = "volume"
 
 
 @dataclass(frozen=True)

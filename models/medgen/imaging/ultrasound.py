@@ -37,9 +37,10 @@ def full_scale(image: sitk.Image) -> float:
     return 1.0 if highest <= 1 else 255.0 if highest <= 255 else highest
 
 
-def grey_frame(image: sitk.Image) -> Grey:
-    """Luminance, 0 to 1; negative values count as black."""
-    values = np.clip(pixels(image).astype(np.float32) / np.float32(full_scale(image)), 0, 1)
+def grey_frame(image: sitk.Image, white: float | None = None) -> Grey:
+    """Luminance, 0 to 1; negative values count as black. white: the value that becomes 1, `full_scale` of the frame if
+    not given."""
+    values = np.clip(pixels(image).astype(np.float32) / np.float32(white or full_scale(image)), 0, 1)
     return values @ REC_601 if values.ndim == 3 else values
 
 

@@ -35,7 +35,7 @@ Kernels = list[tuple[Tensor, Tensor]]
 
 class VGGFeatures(nn.Module):
     """Frozen. forward: float [n, 1 or 3, h, w], 0 to 1, grey or red-green-blue, h and w at least 16 -> the outputs of
-    block1_conv1 to block5_conv1 after their rectifier: [n, 64, h, w] to [n, 512, h/16, w/16].
+    block1_conv1 to block5_conv1 after their rectifier: [n, 64, h, w] to [n, 512, h/16, w/16]; of the first `blocks`.
 
     source: where the trunk comes from, in words; sha256: of its file, '' for the random one.
     """
@@ -62,14 +62,14 @@ class VGGFeatures(nn.Module):
         self.register_buffer("shift", shift.view(1, 3, 1, 1))
         self.requires_grad_(False).eval()
 
-    def forward(self, images: Tensor) -> list[Tensor]:
+    def forward(self, images: Tensor, blocks: int = len(BLOCKS)) -> list[Tensor]:
         features = images.expand(-1, 3, -1, -1) * self.scale - self.shift
         features = features.contiguous(memory_format=torch.channels_last)
         found, convolutions = [], iter(self.convolutions)
-        for number, block in enumerate(BLOCKS):
+        for number, block in enumerate(BLOCKS[:blocks]):
             if number:
                 features = F.max_pool2d(features, 2)
-            for place in range(len(block)):
+            for place in range(len(block) if number + 1 < blocks else 1):  # nothing after the last one asked
                 features = F.relu(next(convolutions)(features))
                 if place == 0:
                     found.append(features)

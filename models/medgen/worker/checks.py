@@ -43,7 +43,7 @@ def _refuse(port: Port, what: str) -> BadInput:
 
 
 def _check_image(port: Port, value: Any) -> None:
-    kind = port.kind if isinstance(port, Image) else "volume"
+    kind = port.kind if isinstance(port, (Image, LabelMap)) else "volume"
     if kind in ("sequence", "set"):
         if not isinstance(value, list) or not value or not all(is_image(item) for item in value):
             raise _refuse(port, f"must be a {kind} of images")
