@@ -138,7 +138,7 @@ def values(image):
 
 def test_a_cine_comes_back_frame_by_frame_on_its_grid_with_its_labels(weights):
     labels = sitk.Image((120, 96, 1), sitk.sitkUInt8)
-    made = run(weights, {"image": [frame(1), frame(2), frame(3)], "labels": labels}, samples=2)
+    made = run(weights, {"frames": [frame(1), frame(2), frame(3)], "labels": labels}, samples=2)
     assert len(made["restyled"]) == 3 and len(made["samples"]) == 2
     for image in [*made["restyled"], *made["samples"]]:
         assert image.GetPixelID() == sitk.sitkUInt8 and image.GetSize() == (120, 96, 1)
@@ -149,22 +149,34 @@ def test_a_cine_comes_back_frame_by_frame_on_its_grid_with_its_labels(weights):
     assert made["styles"]["sample"] == [1, 2]
 
 
+def test_frames_outside_the_range_stay_and_the_chosen_sample_is_used(weights):
+    cine = [frame(n) for n in range(4)]
+    made = run(weights, {"frames": cine}, frames="range", first=2, last=3, samples=3, sample=2)
+    changed = [not np.array_equal(values(a), values(b)) for a, b in zip(made["restyled"], cine, strict=True)]
+    assert changed == [False, True, True, False]
+    assert np.array_equal(values(made["restyled"][1]), values(made["samples"][1]))
+    with pytest.raises(BadInput, match="4 frames"):
+        run(weights, {"frames": cine}, frames="range", first=5)
+    with pytest.raises(BadInput, match="no sample 2"):
+        run(weights, {"frames": cine}, sample=2)
+
+
 def test_one_seed_is_one_result_and_one_style_for_every_frame(weights):
-    first, second, other = (run(weights, {"image": [frame(1)]}, seed=s) for s in (4, 4, 5))
+    first, second, other = (run(weights, {"frames": [frame(1)]}, seed=s) for s in (4, 4, 5))
     assert np.array_equal(values(first["restyled"][0]), values(second["restyled"][0]))
     assert first["style_code"] == second["style_code"] != other["style_code"]
-    assert run(weights, {"image": [frame(2, (80, 96))]}, seed=4)["style_code"] == first["style_code"]
+    assert run(weights, {"frames": [frame(2, (80, 96))]}, seed=4)["style_code"] == first["style_code"]
 
 
 def test_a_saved_style_is_the_style_of_its_image(weights):
-    inputs = {"image": [frame(1)], "style_image": [frame(9, mean=0.5)]}
+    inputs = {"frames": [frame(1)], "style_image": [frame(9, mean=0.5)]}
     made = run(weights, inputs, style="image")
-    again = run(weights, {"image": [frame(1)], "style_code": made["style_code"]}, style="code")
+    again = run(weights, {"frames": [frame(1)], "style_code": made["style_code"]}, style="code")
     assert np.array_equal(values(made["restyled"][0]), values(again["restyled"][0]))
 
 
 def test_interpolation_starts_and_ends_at_its_styles(weights):
-    inputs = {"image": [frame(1)], "style_image": [frame(8, mean=0.1)], "second_image": [frame(9, mean=0.5)]}
+    inputs = {"frames": [frame(1)], "style_image": [frame(8, mean=0.1)], "second_image": [frame(9, mean=0.5)]}
     strip = run(weights, inputs, style="interpolated", samples=3)["samples"]
     ends = [
         run(weights, {**inputs, "style_image": inputs[name]}, style="image") for name in ("style_image", "second_image")
@@ -174,7 +186,7 @@ def test_interpolation_starts_and_ends_at_its_styles(weights):
 
 
 def test_a_place_on_the_map_gives_a_style(weights):
-    near, far = (run(weights, {"image": [frame(1)]}, style="map", map_x=x)["styles"] for x in (-1.0, 1.5))
+    near, far = (run(weights, {"frames": [frame(1)]}, style="map", map_x=x)["styles"] for x in (-1.0, 1.5))
     assert near["map_x"] < far["map_x"]
 
 
@@ -184,7 +196,7 @@ def test_what_lies_outside_the_fan_is_kept(weights):
     picture[0, 5:15, 5:40] = 255  # a line of text
     outside = np.ones(picture.shape, bool)
     outside[0, 37:139, 27:153] = False
-    kept = values(run(weights, {"image": [sitk.GetImageFromArray(picture)]})["restyled"][0])
+    kept = values(run(weights, {"frames": [sitk.GetImageFromArray(picture)]})["restyled"][0])
     assert np.array_equal(kept[outside], picture[outside])
     assert not np.array_equal(kept[0, 60:100, 60:120], picture[0, 60:100, 60:120])
 
@@ -192,11 +204,11 @@ def test_what_lies_outside_the_fan_is_kept(weights):
 @pytest.mark.parametrize(
     ("inputs", "parameters", "words"),
     [
-        ({"image": [frame(1)]}, {"style": "image"}, "style image"),
-        ({"image": [frame(1)]}, {"style": "code"}, "saved style"),
-        ({"image": [frame(1)]}, {"style": "interpolated"}, "saved style or a style image"),
-        ({"image": [frame(1)], "style_code": b"rubbish"}, {"style": "code"}, "none of these weights"),
-        ({"image": [sitk.Image((64, 64, 1), sitk.sitkUInt8)]}, {}, "no ultrasound picture"),
+        ({"frames": [frame(1)]}, {"style": "image"}, "style image"),
+        ({"frames": [frame(1)]}, {"style": "code"}, "saved style"),
+        ({"frames": [frame(1)]}, {"style": "interpolated"}, "saved style or a style image"),
+        ({"frames": [frame(1)], "style_code": b"rubbish"}, {"style": "code"}, "none of these weights"),
+        ({"frames": [sitk.Image((64, 64, 1), sitk.sitkUInt8)]}, {}, "no ultrasound picture"),
     ],
 )
 def test_what_cannot_be_used_is_refused_in_one_sentence(weights, inputs, parameters, words):
@@ -208,14 +220,14 @@ def test_colour_doppler_is_refused(weights):
     colour = np.stack([values(frame(1))[0]] * 3, -1)
     colour[30:60, 30:60] = (255, 0, 0)
     with pytest.raises(BadInput, match="Doppler"):
-        run(weights, {"image": [sitk.GetImageFromArray(colour, isVector=True)]})
+        run(weights, {"frames": [sitk.GetImageFromArray(colour, isVector=True)]})
 
 
 def test_a_style_of_other_weights_is_refused(weights):
-    code = run(weights, {"image": [frame(1)]})["style_code"]
+    code = run(weights, {"frames": [frame(1)]})["style_code"]
     changed = code.replace(style.file_sha256(weights).encode(), b"0" * 64)
     with pytest.raises(BadInput, match="other weights"):
-        run(weights, {"image": [frame(1)], "style_code": changed}, style="code")
+        run(weights, {"frames": [frame(1)], "style_code": changed}, style="code")
 
 
 def test_cancel_stops_a_cine(weights):
@@ -229,5 +241,5 @@ def test_cancel_stops_a_cine(weights):
 
     progress = Cancelling()
     with pytest.raises(Cancelled):
-        run(weights, {"image": [frame(1)] * 30}, progress=progress)
+        run(weights, {"frames": [frame(1)] * 30}, progress=progress)
     assert progress.frames == 3

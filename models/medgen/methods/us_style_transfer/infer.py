@@ -65,7 +65,7 @@ def _resized(values: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def run(inputs: dict[str, Any], parameters: dict[str, Any], context: Context) -> dict[str, Any]:
-    """outputs: restyled (every frame in the first style), samples (the first frame in every style, if there are
+    """outputs: restyled (the frames in the chosen style), samples (the first frame in every style, if there are
     several), labels (as they came), styles, style_code."""
     context.progress.report("Loading the network", 0.0)
     assert context.weights is not None
@@ -73,22 +73,27 @@ def run(inputs: dict[str, Any], parameters: dict[str, Any], context: Context) ->
     styler: Styler = context.cached(
         ("us_style_transfer", str(path), context.device), lambda: Styler.load(path, context.device)
     )
-    frames, size = inputs["image"], int(parameters["size"])
-    first = prepare(frames[0], size, "The frame")
+    frames, size = inputs["frames"], int(parameters["size"])
+    here = frame_range(parameters, len(frames))
+    chosen = parameters["sample"] - 1
     vectors = choose_styles(styler, inputs, parameters, context)
-    total, pictures, rows = len(frames) + len(vectors) - 1, [], []
+    if chosen >= len(vectors):
+        raise BadInput(f"There is no sample {chosen + 1}: the run makes {len(vectors)}.")
+    first = prepare(frames[here.start], size, "The frame")
+    total, pictures, rows = len(here) + len(vectors) - 1, [], []
     for number, vector in enumerate(vectors):
         _report(context, number, total)
         picture = restyle(styler, first, vector, parameters["strength"], parameters["keep_outside"])
-        pictures.append(frame_like(picture, frames[0]))
+        pictures.append(frame_like(picture, frames[here.start]))
         rows.append((number + 1, *styler.map.place(vector), edge_correlation(first.grey, picture, first.fan)))
-    restyled = pictures[:1]
-    for number, frame in enumerate(frames[1:]):
-        _report(context, len(vectors) + number, total)
-        content = prepare(frame, size, f"Frame {number + 2}")
-        picture = restyle(styler, content, vectors[0], parameters["strength"], parameters["keep_outside"])
-        restyled.append(frame_like(picture, frame))
-    outputs = {"restyled": restyled, "styles": _table(rows), "style_code": styler.save(vectors[0])}
+    restyled = [frame_like(grey_frame(frame), frame) for frame in frames]
+    restyled[here.start] = pictures[chosen]
+    for number in here[1:]:
+        _report(context, len(vectors) + number - here.start - 1, total)
+        content = prepare(frames[number], size, f"Frame {number + 1}")
+        picture = restyle(styler, content, vectors[chosen], parameters["strength"], parameters["keep_outside"])
+        restyled[number] = frame_like(picture, frames[number])
+    outputs = {"restyled": restyled, "styles": _table(rows), "style_code": styler.save(vectors[chosen])}
     moved = sum(row[-1] < EDGES_MOVED for row in rows)
     if moved:
         context.progress.notice(f"In {moved} of {len(rows)} samples edges moved (correlation below {EDGES_MOVED}).")
@@ -97,6 +102,15 @@ def run(inputs: dict[str, Any], parameters: dict[str, Any], context: Context) ->
     if "labels" in inputs:
         outputs["labels"] = inputs["labels"]
     return outputs
+
+
+def frame_range(parameters: dict[str, Any], count: int) -> range:
+    """Numbers of the frames to restyle, from 0. Raises BadInput for a range beyond the cine."""
+    if parameters["frames"] == "all":
+        return range(count)
+    if parameters["first"] > count:
+        raise BadInput(f"The cine has {count} frames; the first frame of the range is {parameters['first']}.")
+    return range(parameters["first"] - 1, min(count, max(parameters["first"], parameters["last"])))
 
 
 def _report(context: Context, done: int, total: int) -> None:

@@ -55,7 +55,7 @@ STYLE_TRANSFER = MethodSpec(
     "read tissue from it.",
     run="medgen.methods.us_style_transfer.infer:run",
     inputs=(
-        Image("image", "Ultrasound", modality="US", kind="sequence", help="The frame or cine whose anatomy is kept; "
+        Image("frames", "Ultrasound", modality="US", kind="sequence", help="The frame or cine whose anatomy is kept; "
               "colour becomes grey."),
         Image("style_image", "Style image", modality="US", kind="sequence", required=False, anywhere=True,
               help="A frame with the wanted look, of any anatomy; of a cine the mean look."),
@@ -66,24 +66,32 @@ STYLE_TRANSFER = MethodSpec(
                  "anatomy."),
     ),
     outputs=(
-        Image("restyled", "Restyled", kind="sequence", synthetic=True, help="Every frame in the first sample's style."),
+        Image("restyled", "Restyled", kind="sequence", synthetic=True, help="The frames in the "
+              "chosen sample's style; those outside the range as they were."),
         Image("samples", "Restyled samples", kind="sequence", required=False, synthetic=True,
-              help="The first frame in every sample's style."),
+              help="The first frame of the range in every sample's style."),
         LabelMap("labels", "Labels", required=False),
         Table("styles", "Styles", help="Every sample: its place on the style map, and how well edges stayed where they "
               "were (correlation of gradient magnitudes; below 0.6 they moved)."),
-        Blob("style_code", "Style code", help="Of the first sample: can be given to a later run."),
+        Blob("style_code", "Style code", help="Of the chosen sample: can be given to a later run."),
     ),
     parameters=(
         Choice("style", "Style from", "sampled", "Where the look comes from.", options=SOURCES),
         Int("samples", "Samples", 5, "How many versions. With a style image the first is its style itself and the "
             "others are drawn around it; between two styles they go from one to the other.", minimum=1, maximum=50),
+        Int("sample", "Sample number", 1, "Which sample's style the frames get.", minimum=1, maximum=50),
         Float("strength", "Strength", 1.0, "0 keeps the look of the frame, 1 takes the style's.", minimum=0.0,
               maximum=1.0, step=0.1),
         Float("temperature", "Spread", 1.0, "How far drawn styles lie from the middle; 0.5 in the authors' code.",
               minimum=0.0, maximum=2.0, step=0.1),
         Float("interpolation", "Between", 0.5, "0 is the first style, 1 the second; used with one sample.", minimum=0.0,
               maximum=1.0, step=0.1),
+        Choice("frames", "Frames", "all", "What is restyled.", advanced=True, options={
+            "all": "the whole cine", "range": "from first to last frame",
+        }),
+        Int("first", "First frame", 1, "Of the range, counted from 1.", advanced=True, minimum=1, maximum=100_000),
+        Int("last", "Last frame", 1, "Of the range; a lower number than the first one counts as the first.",
+            advanced=True, minimum=1, maximum=100_000),
         Float("map_x", "Map, across", 0.0, "Place on the style map.", advanced=True, minimum=-10.0, maximum=10.0),
         Float("map_y", "Map, up", 0.0, "Place on the style map.", advanced=True, minimum=-10.0, maximum=10.0),
         Bool("keep_outside", "Keep what lies outside the fan", True, "Text, scales and black border stay as they are."),
