@@ -21,6 +21,7 @@ Array = npt.NDArray[Any]
 SPACING_MM = 1.5  # of a slice's pixels
 LOW_HU, HIGH_HU = -1000.0, 2000.0  # the window that [-1, 1] stands for
 LEVELS, WIDTH, D_WIDTH = 6, 16, 32  # of the starter weights
+PAPER_RATE, SHORT_RATE = 2e-4, 1e-3  # learning rates: for 650,000 steps, and of the generator for a few thousand
 CROP = 128  # pixels of a training slice's side
 
 
@@ -64,7 +65,12 @@ class TranslationStep:
     """One generator and the discriminators that the objective asks for."""
 
     def __init__(
-        self, objective: Objective, levels: int = LEVELS, width: int = WIDTH, d_width: int = D_WIDTH, rate: float = 2e-4
+        self,
+        objective: Objective,
+        levels: int = LEVELS,
+        width: int = WIDTH,
+        d_width: int = D_WIDTH,
+        rate: float = PAPER_RATE,
     ) -> None:
         self.objective = objective
         self.networks: dict[str, nn.Module] = {"generator": initialise(UNetGenerator(1, 1, levels, width))}
@@ -121,7 +127,7 @@ class CycleStep:
 
     def __init__(
         self, to_ct: bool, layers: int = 4, levels: int = LEVELS, width: int = WIDTH, d_width: int = D_WIDTH,
-        rate: float = 2e-4,
+        rate: float = PAPER_RATE,
     ) -> None:  # fmt: skip
         self.to_ct = to_ct
         generators = {name: UNetGenerator(1, 1, levels, width, dropout=0.0) for name in ("generator", "back")}
@@ -148,7 +154,13 @@ class CycleStep:
 
 
 def _adams(networks: dict[str, nn.Module], rate: float) -> dict[str, torch.optim.Optimizer]:
-    return {name: torch.optim.Adam(net.parameters(), rate, betas=(0.5, 0.999)) for name, net in networks.items()}
+    """rate: of generators; discriminators keep the paper's."""
+    return {
+        name: torch.optim.Adam(
+            net.parameters(), rate if isinstance(net, UNetGenerator) else min(rate, PAPER_RATE), betas=(0.5, 0.999)
+        )
+        for name, net in networks.items()
+    }
 
 
 def held_then_linear(step: int, steps: int) -> float:

@@ -37,6 +37,7 @@ from medgen.methods.pix2pix_translation.learning import (
     HIGH_HU,
     LOW_HU,
     MR_TO_CT,
+    SHORT_RATE,
     Objective,
     Patient,
     TranslationStep,
@@ -141,18 +142,18 @@ def _test(number: int, seed: int) -> Test:
 def fit(patients: list[Patient], objective: Objective, steps: int, seed: int, progress: Progress) -> nn.Module:
     """The generator after `steps`; the same seed draws the same slices for every arm of a direction."""
     torch.manual_seed(seed)
-    step = TranslationStep(objective, LEVELS, WIDTH, D_WIDTH)
+    step = TranslationStep(objective, LEVELS, WIDTH, D_WIDTH, SHORT_RATE)
 
     def update(name: str, loss: torch.Tensor) -> None:
         step.optimizers[name].zero_grad()
         loss.backward()
         step.optimizers[name].step()
 
+    rates = {name: optimizer.param_groups[0]["lr"] for name, optimizer in step.optimizers.items()}
     for number in range(steps):
         progress.raise_if_cancelled()
-        for optimizer in step.optimizers.values():
-            for group in optimizer.param_groups:
-                group["lr"] = 2e-4 * held_then_linear(number, steps)
+        for name, optimizer in step.optimizers.items():
+            optimizer.param_groups[0]["lr"] = rates[name] * held_then_linear(number, steps)
         with torch.autocast("cpu", torch.bfloat16):
             step.run(draw_batch(patients, objective, (seed + 1, number)), update)
     return step.networks["generator"].eval()

@@ -41,6 +41,8 @@ from medgen.methods.pix2pix_translation.learning import (
     LEVELS,
     LOW_HU,
     MR_TO_CT,
+    PAPER_RATE,
+    SHORT_RATE,
     SPACING_MM,
     WIDTH,
     Objective,
@@ -70,14 +72,15 @@ class Config:
     levels: int = LEVELS
     width: int = WIDTH
     batch: int = 4
+    rate: float = SHORT_RATE
     heads: int = len(TRAIN_HEADS)
     seconds: float | None = None
 
 
 CONFIGS = {
     "smoke": Config(steps=2, levels=3, width=2, batch=1, heads=2),
-    "small": Config(steps=3000),
-    "paper": Config(steps=650_000, levels=9, width=64, batch=16),
+    "small": Config(steps=4000),
+    "paper": Config(steps=650_000, levels=9, width=64, batch=16, rate=PAPER_RATE),
 }
 
 
@@ -203,7 +206,7 @@ def train_direction(
         max_seconds=config.seconds,
     )
     outcome = train_loop(
-        TranslationStep(objective, config.levels, config.width),
+        TranslationStep(objective, config.levels, config.width, rate=config.rate),
         lambda step: draw_batch(patients, objective, (seed + 1, step), config.batch),
         out,
         loop,
