@@ -19,6 +19,29 @@ def browser_of(node: Any) -> Optional[Any]:
     return None
 
 
+def sequence_of(node: Any) -> Optional[Any]:
+    """The sequence whose current frame the node shows; None for an ordinary node."""
+    browser = browser_of(node)
+    return browser.GetSequenceNode(node) if browser is not None else None
+
+
+def shown_node(node: Any) -> Any:
+    """The volume that shows the current frame of a sequence node, if a browser plays it; else the node itself."""
+    if node is not None and node.IsA("vtkMRMLSequenceNode"):
+        for browser in slicer.util.getNodesByClass("vtkMRMLSequenceBrowserNode"):
+            if browser.IsSynchronizedSequenceNode(node, True) and browser.GetProxyNode(node) is not None:
+                return browser.GetProxyNode(node)
+    return node
+
+
+def browser_to_join(reference: Optional[Any], value: Any) -> Optional[Any]:
+    """The browser of the input, where the result has a frame for each of its own."""
+    count = len(value) if isinstance(value, (list, tuple)) else 0
+    if reference is None or count < 2 or frame_count(reference) != count:
+        return None
+    return browser_of(reference)
+
+
 def frame_count(node: Any) -> int:
     """0 for a node that is no frame of a sequence."""
     browser = browser_of(node)

@@ -68,7 +68,7 @@ class InputRow:
         self.segment.currentIndexChanged.connect(lambda *_a: self._segment_chosen())
 
     def _node_chosen(self, *_arguments: object) -> None:
-        node = self.selector.currentNode()
+        node = frames.shown_node(self.selector.currentNode())
         if self.form.state is None or self.form.updating:
             return
         self.form.state.set_input_nodes(self.port.name, [node] if node is not None else [])

@@ -22,7 +22,7 @@ from vtk.util import numpy_support
 
 from medgen import spec
 from medgen.errors import BadInput
-from MedGenSlicerLib import steps
+from MedGenSlicerLib import frames, steps
 from MedGenSlicerLib.geometry import LPS_RAS, FrameChange, from_vtk, ijk_to_ras, resliced, set_grid, to_vtk
 
 STEP_BYTES = 8 * 2**20  # some 5 ms
@@ -46,8 +46,10 @@ NODE_CLASSES = {  # input port: node classes that can fill it
 
 
 def node_classes(port: spec.Port) -> tuple[str, ...]:
-    if isinstance(port, spec.Image) and port.kind in ("sequence", "set"):
+    if isinstance(port, spec.Image) and port.kind == "set":
         return ("vtkMRMLSequenceNode",)
+    if isinstance(port, spec.Image) and port.kind == "sequence":
+        return ("vtkMRMLSequenceNode", "vtkMRMLScalarVolumeNode", "vtkMRMLVectorVolumeNode")
     if isinstance(port, spec.Image) and port.kind == "rgb":
         return ("vtkMRMLVectorVolumeNode",)
     if isinstance(port, spec.Points) and port.kind == "line":
@@ -66,6 +68,8 @@ def value_steps(port: spec.Port, nodes: Sequence[Any], reference: Any, segment_i
     that can be used.
     """
     node = nodes[0]
+    if reference is not None and reference.IsA("vtkMRMLSequenceNode"):
+        reference = reference.GetNthDataNode(0)
     if isinstance(port, spec.Image) and port.kind in ("sequence", "set"):
         return (yield from sequence_steps(node))
     if isinstance(port, (spec.Image, spec.Probability)):
@@ -73,6 +77,7 @@ def value_steps(port: spec.Port, nodes: Sequence[Any], reference: Any, segment_i
     yield
     if isinstance(port, (spec.Mask, spec.LabelMap)):
         image = label_image(node, reference, [segment_id] if segment_id else None)
+        image = _one_slice(image) if getattr(port, "kind", "") == "slice" else image
         return image > 0 if isinstance(port, spec.Mask) else image
     if isinstance(port, spec.Points):
         return points(node, reference)
@@ -194,13 +199,29 @@ def _merged(node: Any, ids: list[str], geometry: Any) -> Any:
     return merged
 
 
+def _one_slice(image: sitk.Image) -> sitk.Image:
+    """What was painted on any slice, on the first one: a cine that is loaded as a volume has its frames as slices."""
+    if image.GetSize()[2] == 1:
+        return image
+    flat = sitk.GetImageFromArray(sitk.GetArrayViewFromImage(image).max(axis=0, keepdims=True))
+    flat.CopyInformation(image[:, :, :1])
+    return flat
+
+
 def sequence_steps(node: Any) -> Steps:
-    """Every frame of a sequence node, in order; frames have no parent transform of their own."""
-    frames = [node.GetNthDataNode(i) for i in range(node.GetNumberOfDataNodes())]
-    if not frames:
+    """Every frame, in order, each in its own coordinates: of a sequence node, of the sequence that a volume shows the
+    current frame of, or the slices of any other volume."""
+    shown_by = frames.browser_of(node) if node.IsA("vtkMRMLVolumeNode") else None
+    if shown_by is not None:
+        node = shown_by.GetSequenceNode(node)
+    if node.IsA("vtkMRMLVolumeNode"):
+        image = yield from volume_steps(node)
+        return [image[:, :, k : k + 1] for k in range(image.GetSize()[2])]
+    found = [node.GetNthDataNode(i) for i in range(node.GetNumberOfDataNodes())]
+    if not found:
         raise BadInput(f"The sequence '{node.GetName()}' is empty.")
     images = []
-    for frame in frames:
+    for frame in found:
         images.append((yield from volume_steps(frame)))
     return images
 

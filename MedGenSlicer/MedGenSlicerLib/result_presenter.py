@@ -4,14 +4,14 @@ node that was there before. Works in steps (a generator), so that a big result d
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Optional
 
 import SimpleITK as sitk
 import slicer
 from slicer.i18n import tr as _
 
 from medgen import spec
-from MedGenSlicerLib import correction, ct_views, node_bridge, provenance, steps, views
+from MedGenSlicerLib import correction, ct_views, frames, node_bridge, provenance, steps, views
 from MedGenSlicerLib.node_bridge import Steps
 from MedGenSlicerLib.provenance import RunRecord
 
@@ -30,9 +30,12 @@ def present(
         value = outputs.get(port.name)
         if value is None:
             continue
-        node = yield from make_node_steps(port, value, record)
+        joined = frames.browser_to_join(record.reference(), value) if port is method.outputs[0] else None
+        node = yield from make_node_steps(port, value, record, joined)
         synthetic = isinstance(port, spec.Image) and port.synthetic
         provenance.write(node, record, facts, port.name, synthetic)
+        if frames.sequence_of(node) is not None:  # frames of its own: they are what is saved
+            provenance.copy(node, frames.sequence_of(node))
         _place(node, record)
         made.append(node)
         yield
@@ -45,7 +48,8 @@ def make_node(port: spec.Port, value: Any, record: RunRecord) -> Any:
     return steps.finish(make_node_steps(port, value, record))
 
 
-def make_node_steps(port: spec.Port, value: Any, record: RunRecord) -> Steps:
+def make_node_steps(port: spec.Port, value: Any, record: RunRecord, joined: Optional[Any] = None) -> Steps:
+    """joined: the browser in which a sequence plays; None: one of its own."""
     name = f"{record.reference_name} {port.title}"
     if isinstance(port, spec.Image) and port.synthetic:
         name += " " + _("(synthetic)")
@@ -53,9 +57,9 @@ def make_node_steps(port: spec.Port, value: Any, record: RunRecord) -> Steps:
     if isinstance(port, (spec.LabelMap, spec.Mask)):
         return (yield from _segmentation(port, value, name, record))
     if isinstance(port, (spec.Image, spec.Probability)):
-        if isinstance(value, (list, tuple)):
-            return (yield from _sequence(port, value, name))
-        return (yield from _volume(port, value, name))
+        if isinstance(value, (list, tuple)) and len(value) > 1:
+            return (yield from _sequence(port, value, name, joined))
+        return (yield from _volume(port, value[0] if isinstance(value, (list, tuple)) else value, name))
     return MAKERS[type(port)](port, value, name)
 
 
@@ -102,20 +106,24 @@ def _display_volume(port: spec.Port, node: Any) -> None:
         display.SetWindowLevelMinMax(*DISPLAY_RANGES[unit])
 
 
-def _sequence(port: spec.Port, images: list[sitk.Image], name: str) -> Steps:
-    """A sequence with a browser, so that the frames play in the views."""
-    sequence = _add("vtkMRMLSequenceNode", name)
+def _sequence(port: spec.Port, images: list[sitk.Image], name: str, joined: Optional[Any]) -> Steps:
+    """The node that shows the current frame; a browser plays them."""
+    sequence = _add("vtkMRMLSequenceNode", name + " frames")
     sequence.SetIndexName("frame")
     sequence.SetIndexUnit("")
+    source = joined.GetMasterSequenceNode() if joined is not None else None
+    if source is not None:
+        sequence.SetIndexName(source.GetIndexName())
+        sequence.SetIndexUnit(source.GetIndexUnit())
     for index, image in enumerate(images):
         frame = yield from _volume_node(image, name)
-        sequence.SetDataNodeAtValue(frame, str(index))
-    browser = _add("vtkMRMLSequenceBrowserNode", name + " browser")
+        sequence.SetDataNodeAtValue(frame, source.GetNthIndexValue(index) if source is not None else str(index))
+    browser = joined if joined is not None else _add("vtkMRMLSequenceBrowserNode", name + " browser")
     browser.AddSynchronizedSequenceNodeID(sequence.GetID())
     proxy = browser.GetProxyNode(sequence)
-    if proxy is not None:
-        _display_volume(port, proxy)
-    return sequence
+    proxy.SetName(name)
+    _display_volume(port, proxy)
+    return proxy
 
 
 # -------------------------------------------------------------------------------------------------------- segmentation

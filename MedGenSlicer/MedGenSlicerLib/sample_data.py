@@ -37,3 +37,20 @@ def load_head() -> Any:
     node = slicer.util.loadVolume(str(FOLDER / "MedGenHead.nrrd"), {"show": False})
     node.SetName(slicer.mrmlScene.GenerateUniqueName(_("MedGen head T1")))
     return node
+
+
+def draw_ultrasound(size: int = 160) -> Any:
+    """A drawn B-mode frame: speckle in layers, a dark vessel, a calliper; for self tests."""
+    import numpy as np
+
+    rng = np.random.default_rng(0)
+    row, column = np.mgrid[:size, :size] / size
+    brightness = 0.25 + 0.15 * np.sin(9 * row + column) + 0.5 * np.exp(-(((row - 0.5) / 0.02) ** 2))
+    brightness[(row - 0.7) ** 2 + (column - 0.4) ** 2 < 0.01] = 0.04
+    frame = np.clip(140 * brightness * rng.rayleigh(0.8, row.shape), 4, 255)
+    frame[40:49, 60] = frame[44, 56:65] = 255
+    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", _("MedGen ultrasound"))
+    slicer.util.updateVolumeFromArray(node, frame.astype(np.uint8)[None])
+    node.SetSpacing(0.25, 0.25, 1.0)
+    node.CreateDefaultDisplayNodes()
+    return node

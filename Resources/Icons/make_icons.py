@@ -100,6 +100,30 @@ def synthetic_ct(p: Painter) -> None:
     p.drawLine(64, 14, 64, 114)
 
 
+def ultrasound(p: Painter) -> None:
+    """A fan with echoes, and a piece of it filled in."""
+    tile(p, "#1f6f78")
+    fan = QtGui.QPainterPath()
+    fan.moveTo(50, 24)
+    fan.lineTo(78, 24)
+    fan.lineTo(112, 92)
+    fan.quadTo(64, 118, 16, 92)
+    fan.closeSubpath()
+    fill(p, "#0f2e36")
+    p.drawPath(fan)
+    p.save()
+    p.setClipPath(fan)
+    for depth, colour in ((44, "#cfe3e6"), (64, "#8fb4ba"), (84, "#cfe3e6"), (102, "#6f979e")):
+        pen(p, colour, 5)
+        p.drawArc(QtCore.QRectF(64 - depth, 24 - depth / 2, 2 * depth, 1.5 * depth), 200 * 16, 140 * 16)
+    p.restore()
+    fill(p, AMBER)
+    p.drawEllipse(QtCore.QRectF(52, 56, 26, 22))
+    pen(p, "#ffffff", 3)
+    p.setBrush(QtCore.Qt.NoBrush)
+    p.drawEllipse(QtCore.QRectF(52, 56, 26, 22))
+
+
 def job_list(p: Painter) -> None:
     tile(p, INK)
     for y, done, colour in ((30, 68, TEAL), (56, 46, AMBER), (82, 18, PALE)):
@@ -172,7 +196,13 @@ def cube(p: Painter) -> None:
 def main() -> None:
     _app = QtWidgets.QApplication([])
     draw(ROOT / "Resources" / "Icons" / "MedGenSlicer.png", 128, extension)
-    modules = {"Segment": segment, "SyntheticCT": synthetic_ct, "Jobs": job_list, "Batch": stack}
+    modules = {
+        "Segment": segment,
+        "SyntheticCT": synthetic_ct,
+        "Ultrasound": ultrasound,
+        "Jobs": job_list,
+        "Batch": stack,
+    }
     for module, work in ((f"MedGen{name}", work) for name, work in modules.items()):
         draw(MODULES / module / "Resources" / "Icons" / f"{module}.png", 128, work)
     small = {
