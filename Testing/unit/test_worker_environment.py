@@ -7,6 +7,7 @@ import shutil
 import stat
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor, TimeoutError
 from pathlib import Path
 
 import pytest
@@ -43,11 +44,14 @@ class PlayedEnvironment:
         self.folder, self.log, self.lines = folder / "env", folder / "pip.log", []
 
     def make(self, *extras: str, fails: str = "nothing", torch: str = "exit 1") -> Path:
+        self.play(fails, torch)
+        return make_environment(self.folder, extras, self.lines.append)
+
+    def play(self, fails: str = "nothing", torch: str = "exit 1") -> None:
         python = environment_python(self.folder)
         python.parent.mkdir(parents=True, exist_ok=True)
         python.write_text(PLAYED.format(log=self.log, fails=fails, torch=torch, python=sys.executable))
         python.chmod(python.stat().st_mode | stat.S_IXUSR)
-        return make_environment(self.folder, extras, self.lines.append)
 
     def asked(self) -> list[str]:
         return self.log.read_text().splitlines() if self.log.exists() else []
@@ -137,6 +141,34 @@ def test_a_failure_is_one_sentence_and_is_tried_again_next_time(played: PlayedEn
     with pytest.raises(MedGenError, match="The packages could not be installed"):
         played.make(fails="*SimpleITK*")
     played.make()
+
+
+def test_of_two_at_once_the_second_waits_and_finds_it_made(played: PlayedEnvironment) -> None:
+    played.play(torch="sleep 0.5; exit 1")
+    with ThreadPoolExecutor(2) as pool:
+        for made in [pool.submit(make_environment, played.folder, (), played.lines.append) for _ in range(2)]:
+            assert made.result() == environment_python(played.folder)
+    assert len(played.asked()) == 2  # torch and the others, once
+    assert sum("waiting for it" in line for line in played.lines) == 1
+
+
+def test_a_killed_set_up_holds_up_nobody(played: PlayedEnvironment) -> None:
+    code = """
+import sys, time; sys.path.insert(0, sys.argv[1])
+from pathlib import Path
+from medgen.environment import _alone
+with _alone(Path(sys.argv[2]), print):
+    print("alone", flush=True)
+    time.sleep(60)
+"""
+    command = [sys.executable, "-c", code, str(Path(environment.__file__).parents[1]), str(played.folder)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as first, ThreadPoolExecutor(1) as pool:
+        assert first.stdout is not None and first.stdout.readline() == "alone\n"
+        second = pool.submit(played.make)
+        with pytest.raises(TimeoutError):
+            second.result(0.5)
+        first.kill()
+        assert second.result(20) == environment_python(played.folder)
 
 
 def test_too_little_disk_space_is_one_sentence(played: PlayedEnvironment, monkeypatch: pytest.MonkeyPatch) -> None:

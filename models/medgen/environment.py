@@ -7,6 +7,7 @@ prints one line for each step, for who must not wait (Slicer runs it in a QProce
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -14,7 +15,9 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Optional, Union
 
@@ -31,6 +34,7 @@ MINIMUM_PYTHON = (3, 11)
 PREFERRED = ("3.12", "3.11", "3.13")  # what is tried first, and what uv is asked for where there is none
 NEEDED_BYTES = {"cpu": 3 * 10**9, "gpu": 10 * 10**9}
 STAMP = "medgen-environment.json"
+LOCK_SECONDS = 0.5  # between two looks at whether another process has finished
 
 # Run by an interpreter of which nothing but its version is known.
 _PROBE = "import json, sys, ensurepip, venv; print(json.dumps([list(sys.version_info[:2]), sys.executable]))"
@@ -83,15 +87,27 @@ def make_environment(folder: Path, extras: Sequence[str] = (), report: Callable[
     """Makes the environment, or brings an existing one up to date, or repairs it; returns its interpreter.
 
     folder: becomes a virtual environment; extras: of pyproject.toml ('test', 'demo'); report: gets a line a step.
-    Safe to repeat: an environment that is as it should be is left alone. Raises MedGenError with one sentence.
+    Safe to repeat: an environment that is as it should be is left alone, and of two processes that make the same one
+    the second waits. Raises MedGenError with one sentence.
     """
     folder = folder.resolve()
     python = environment_python(folder)
-    stamp = folder / STAMP
-    had = _stamped_extras(stamp)
-    if had is not None and had.issuperset(extras) and _probe(python):
+    if _ready(folder, extras):
         return python
-    extras = sorted({*extras, *(had or ())})  # what one command needs, another must not lose
+    with _alone(folder, report):
+        if not _ready(folder, extras):  # while this one waited, another may have made it
+            _make(folder, python, extras, report)
+    return python
+
+
+def _ready(folder: Path, extras: Sequence[str]) -> bool:
+    had = _stamped_extras(folder / STAMP)
+    return had is not None and had.issuperset(extras) and _probe(environment_python(folder)) is not None
+
+
+def _make(folder: Path, python: Path, extras: Sequence[str], report: Callable[[str], None]) -> None:
+    stamp = folder / STAMP
+    extras = sorted({*extras, *(_stamped_extras(stamp) or ())})  # what one command needs, another must not lose
     gpus = nvidia_names()
     _check_disk(folder, "gpu" if gpus else "cpu")
     _make_venv(folder, python, report)
@@ -102,7 +118,42 @@ def make_environment(folder: Path, extras: Sequence[str] = (), report: Callable[
     _pip(python, requirements, report, "The packages could not be installed")
     stamp.write_text(json.dumps({"made_for": _fingerprint(), "extras": extras}), encoding="utf-8")
     report(f"Ready: {python}")
-    return python
+
+
+@contextmanager
+def _alone(folder: Path, report: Callable[[str], None]) -> Iterator[None]:
+    """Waits until no other process makes this environment. The lock lies beside the folder, which may be cleared; the
+    system lets it go when its process ends, however that happens."""
+    lock = folder.with_name(folder.name + ".lock")
+    try:
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        file = lock.open("a+b")
+    except OSError as error:
+        raise MedGenError(f"The folder '{lock.parent}' cannot be written to ({error.strerror}).") from None
+    with file:
+        if not _locked(file.fileno()):
+            report("Another MedGen is setting up this Python environment; waiting for it")
+            while not _locked(file.fileno()):
+                time.sleep(LOCK_SECONDS)
+        yield
+
+
+def _locked(descriptor: int) -> bool:
+    """Takes the lock of an open file until it is closed; False where another process has it. A disk that knows no locks
+    counts as taken: there, two at once are as they were."""
+    try:
+        if sys.platform == "win32":
+            import msvcrt
+
+            os.lseek(descriptor, 0, os.SEEK_SET)
+            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+        else:
+            import fcntl
+
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno not in (errno.EACCES, errno.EAGAIN, errno.EDEADLK)
+    return True
 
 
 def environment_status(folder: Path, extras: Sequence[str] = ()) -> dict[str, Any]:
