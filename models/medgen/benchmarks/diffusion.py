@@ -1,5 +1,5 @@
-"""What fast sampling costs: anomaly maps with the shipped setting against the full sampler (500 steps of DDIM each way),
-same networks, same slices of heads that no training saw; and seconds a slice."""
+"""What fast sampling costs: anomaly maps with the shipped setting against the full sampler (500 steps of DDIM each
+way), same networks, same slices of heads that no training saw; and seconds a slice."""
 
 from __future__ import annotations
 
