@@ -10,12 +10,13 @@ from __future__ import annotations
 import json
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Optional
 
 import numpy as np
+import qt
 import SimpleITK as sitk
 import slicer
 from vtk.util import numpy_support
@@ -27,6 +28,7 @@ from MedGenSlicerLib.geometry import set_grid
 BEFORE_ROLE = "MedGen.before"
 CHECKSUM, VOLUMES, EDITED = "MedGen.checksum", "MedGen.volumes_ml", "MedGen.edited"
 VOXELS_A_STEP = 1_000_000  # some 10 ms
+QUIET_MS = 1000  # pause after a stroke before a segmentation is looked at
 
 
 @dataclass
@@ -133,6 +135,31 @@ def check(node: Any) -> Iterator[None]:
         for segment_id in node.GetSegmentation().GetSegmentIDs():
             kind = "SEMIAUTOMATIC" if changed else "AUTOMATIC"
             node.GetSegmentation().GetSegment(segment_id).SetTag("DICOM.SegmentAlgorithmType", kind)
+
+
+class Watch:
+    """Calls `changed` once somebody has edited one of the segmentations that it follows and paused for QUIET_MS."""
+
+    def __init__(self, changed: Callable[[], None]) -> None:
+        self._observed: dict[Any, list[int]] = {}
+        self._timer = qt.QTimer()
+        self._timer.setSingleShot(True)
+        self._timer.setInterval(QUIET_MS)
+        self._timer.timeout.connect(lambda *_a: changed())
+
+    def follow(self, nodes: list[Any]) -> None:
+        """These instead of those before. Not names, colours or surfaces but what changes the voxels counts."""
+        wanted = {node.GetSegmentation() for node in nodes}
+        for gone in set(self._observed) - wanted:
+            for tag in self._observed.pop(gone):
+                gone.RemoveObserver(tag)
+        kind = slicer.vtkSegmentation
+        events = (kind.SourceRepresentationModified, kind.SegmentAdded, kind.SegmentRemoved)
+        for segmentation in wanted - set(self._observed):
+            tags = [segmentation.AddObserver(event, lambda *_a: self._timer.start()) for event in events]
+            self._observed[segmentation] = tags
+        if not wanted:
+            self._timer.stop()
 
 
 def edited(node: Any) -> bool:

@@ -42,10 +42,14 @@ class MethodModuleWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def enter(self) -> None:
         if self.panel is not None:
+            self.panel.shown = True
             self.panel.enter()
 
     def exit(self) -> None:
-        pass  # the panel follows its parameter node and its jobs while another module is shown
+        """The panel follows its parameter node and its jobs while another module is shown, but does not look at every
+        stroke in the Segment Editor."""
+        if self.panel is not None:
+            self.panel.shown = False
 
     def cleanup(self) -> None:
         self.removeObservers()

@@ -51,6 +51,8 @@ class MethodPanel:
         self.ticket: Optional[Ticket] = None
         self.controller = jobs.controller()
         self._observed: list[tuple[Any, int]] = []
+        self.shown = True  # the module says when another is in its place
+        self._edits = correction.Watch(lambda: self.shown and self._check_results())
         self._build(layout, methods)
         self.controller.listeners.append(self._job_changed)
 
@@ -142,6 +144,7 @@ class MethodPanel:
         self.results.stop_flicker()
         if self.state is None:
             self.ticket = None
+            self._edits.follow([])
             self.results.update([])
             if self.tools is not None:
                 self.tools.update()
@@ -284,7 +287,9 @@ class MethodPanel:
         self.inputs.update(self.state)
         self.parameters.update(self.state)
         self._update_options()
-        self.results.update(self.state.results())
+        results = self.state.results()
+        self.results.update(results)
+        self._edits.follow([node for node in results if node.IsA("vtkMRMLSegmentationNode")])
         if self.extra is not None and hasattr(self.extra, "update"):
             self.extra.update()
         if self.tools is not None:
@@ -330,7 +335,8 @@ class MethodPanel:
             self.log.show(ticket)
 
     def _check_results(self) -> None:
-        """Finds out in the background which results were edited meanwhile, in the Segment Editor or elsewhere."""
+        """Finds out in the background which results were edited meanwhile, in the Segment Editor or elsewhere: when the
+        panel is entered, and after every pause in the editing while it is shown."""
         state = self.state
         results = [n for n in state.results() if n.IsA("vtkMRMLSegmentationNode")] if state else []
 

@@ -200,6 +200,35 @@ def test_an_edited_result_is_recognised_measured_and_never_overwritten(driver, p
     assert json.loads((tmp_path / "dataset.json").read_text())["labels"] == {"background": 0, "Tissue": 1, "Bright": 2}
 
 
+def test_an_edit_is_noticed_while_the_panel_is_open_once_for_many_strokes(driver, panel, monkeypatch):
+    from MedGenSlicerLib import correction
+
+    node = driver.run(panel).results()[0]
+    looked = []
+    real = correction.check
+    monkeypatch.setattr(correction, "check", lambda node: looked.append(node) or real(node))
+    for _stroke in range(3):
+        edit(node)
+        driver.process(50)
+    assert not looked
+    driver.wait(lambda: correction.edited(node), 10)
+    driver.process(2 * correction.QUIET_MS)  # what it writes onto the result does not wake it again
+    row = next(r for r in panel.results.rows if r.node_id == node.GetID())
+    assert looked == [node] and "Corrected by hand" in row.banner.label.text()
+
+
+def test_strokes_in_the_segment_editor_are_left_alone_until_the_panel_is_back(driver, panel, monkeypatch):
+    from MedGenSlicerLib import correction
+
+    node = driver.run(panel).results()[0]
+    driver.open("MedGenJobs")
+    edit(node)
+    driver.process(2 * correction.QUIET_MS)
+    assert not correction.edited(node)
+    driver.open("MedGenSegment")
+    driver.wait(lambda: correction.edited(node), 10)
+
+
 def test_an_untouched_result_is_not_taken_for_edited(driver, panel):
     from MedGenSlicerLib import correction
 
