@@ -49,7 +49,7 @@ NEAR_MM, LINES, Q = 4.0, 50, 4095.0
 
 
 def prove(mode: Mode = "normal", seed: int = 0, progress: Progress | None = None) -> dict[str, Any]:
-    """quick: exact checks, and the starter weights on one head; normal: the paper's experiments with 3 seeds and 240
+    """quick: exact checks, and the starter weights on one head; normal: the paper's experiments with 3 seeds and 200
     steps, too, and four heads; full: 1500 steps."""
     progress = progress or SilentProgress()
     skipped: list[str] = []
@@ -59,7 +59,7 @@ def prove(mode: Mode = "normal", seed: int = 0, progress: Progress | None = None
     if mode == "quick":
         skipped.append("The paper's experiments, which train, are left out by --quick.")
     else:
-        checks += _experiments(seed, {"normal": 240, "full": 1500}[mode], progress)
+        checks += _experiments(seed, {"normal": 200, "full": 1500}[mode], progress)
         checks += _real_ct(skipped, seed)
     checks += _starter(seed, 1 if mode == "quick" else len(TEST_HEADS), progress)
     return verdict(SPR.id, checks, skipped)

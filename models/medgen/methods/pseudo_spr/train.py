@@ -77,7 +77,7 @@ class Config:
 
 CONFIGS = {
     "smoke": Config(width=4, steps=3, batch=1, patch=32, heads=1, copies=1),
-    "small": Config(width=8, steps=900),
+    "small": Config(width=8, steps=1300, batch=1),
     "paper": Config(width=32, steps=60_000, batch=4, learning_rate=2e-4, copies=8),
 }
 
