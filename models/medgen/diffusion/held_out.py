@@ -31,11 +31,11 @@ class HeldOut:
 
     @property
     def diseased(self) -> npt.NDArray[np.bool_]:
-        return self.lesion.reshape(len(self), -1).sum(1) >= CLEAR_LESION
+        return np.asarray(self.lesion.reshape(len(self), -1).sum(1) >= CLEAR_LESION)
 
     @property
     def healthy(self) -> npt.NDArray[np.bool_]:
-        return ~self.lesion.reshape(len(self), -1).any(1)
+        return np.asarray(~self.lesion.reshape(len(self), -1).any(1))
 
 
 def available() -> bool:

@@ -26,6 +26,7 @@ from medgen.training.loop import LoopConfig, Outcome, Update
 from medgen.training.loop import train as train_loop
 
 Batch = dict[str, Tensor]
+HALF_WAY = 600  # the noise level up to which translating methods go
 Target = Literal["class", "value", "mask"]
 LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "class": F.cross_entropy,
@@ -39,7 +40,8 @@ class DiffusionStep:
     """Updates every network on one batch: 'image' [n, c, h, w]; 'label' int64 [n] and 'condition' [n, k, h, w] where
     the noise network takes them; and what each guide is to tell, under the guide's name.
 
-    guides: by name, the network and what it learns on noisy images (every level is equally likely).
+    guides: by name, the network and what it learns on noisy images; top: the levels 1..top are learnt, all equally
+    likely (networks that only ever encode half-way need no more).
     """
 
     def __init__(
@@ -47,9 +49,9 @@ class DiffusionStep:
         denoiser: nn.Module | None,
         guides: Mapping[str, tuple[nn.Module, Target]],
         learning_rate: float,
-        schedule: Schedule | None = None,
+        top: int = 1000,
     ) -> None:
-        self.schedule = schedule or Schedule()
+        self.schedule, self.top = Schedule(), top
         self.targets = {name: target for name, (_, target) in guides.items()}
         nets = {"denoiser": denoiser} if denoiser is not None else {}
         nets |= {name: network for name, (network, _) in guides.items()}
@@ -64,7 +66,7 @@ class DiffusionStep:
 
     def run(self, batch: Any, update: Update) -> dict[str, float]:
         image = batch["image"]
-        t = torch.randint(1, self.schedule.levels + 1, (len(image),), device=image.device)
+        t = torch.randint(1, self.top + 1, (len(image),), device=image.device)
         noise = torch.randn_like(image)
         noisy = self.schedule.add_noise(image, noise, t).contiguous(memory_format=torch.channels_last)
         figures = {}
@@ -169,7 +171,7 @@ class Plan:
 
 PLANS = {
     "smoke": Plan(steps=3, batch=2, learning_rate=3e-4),
-    "small": Plan(steps=20_000, batch=8, learning_rate=4e-4),
+    "small": Plan(steps=20_000, batch=8, learning_rate=4e-4, ema_decay=0.998),
     "paper": Plan(steps=50_000, batch=10, learning_rate=1e-4, ema_decay=0.9999),
 }
 

@@ -53,7 +53,7 @@ SPEC = MethodSpec(
         Float("guidance", "Guidance", 30.0, "How strongly the slice is drawn toward healthy; too much leaves traces at "
               "the brain's rim.", minimum=0.0, maximum=1000.0, step=10.0),
         Int("noise_level", "Noise level", 400, "How much of the image is given up and redrawn; of 1000.", minimum=50,
-            maximum=1000, step=50),
+            maximum=600, step=50),
         Choice("slices", "Slices", "all", "Redrawing only slices that look diseased is faster.",
                options={"all": "all of the brain", "suspicious": "only those more likely diseased than not"}),
         Choice("threshold", "Threshold", "otsu", "Where the map is cut.",

@@ -10,7 +10,15 @@ from pathlib import Path
 
 import torch
 
-from medgen.diffusion.training import BrainSampler, DiffusionStep, brain_set, plan_of, run_plan, save_networks
+from medgen.diffusion.training import (
+    HALF_WAY,
+    BrainSampler,
+    DiffusionStep,
+    brain_set,
+    plan_of,
+    run_plan,
+    save_networks,
+)
 from medgen.imaging.brain_study import SIDE
 from medgen.method import Progress
 from medgen.nets.diffusion_unet import DiffusionUNet, EncoderClassifier, Layout, paper_classifier, paper_unet
@@ -46,6 +54,7 @@ def train(
         DiffusionUNet(UNET[config]),
         {"classifier": (EncoderClassifier(CLASSIFIER[config], SIDE), "class")},
         plan.learning_rate,
+        HALF_WAY,
     )
 
     def sample(number: int) -> dict[str, torch.Tensor]:

@@ -40,7 +40,7 @@ SPEC = MethodSpec(
         Float("strength", "Strength", 1.0, "Of the guidance; 1 is what did well on rendered slices.", minimum=0.01,
               maximum=100.0, step=0.5),
         Int("noise_level", "Noise level", 400, "How much of the image is given up and redrawn; of 1000.", minimum=50,
-            maximum=1000, step=50),
+            maximum=600, step=50),
         Int("steps", "Steps", 20, "Network evaluations each way.", minimum=2, maximum=1000, step=5, advanced=True),
         Choice("solver", "Solver", "dpm2", "How the steps are taken.", advanced=True,
                options={"dpm2": "DPM-Solver++, second order", "ddim": "DDIM, as in the paper"}),

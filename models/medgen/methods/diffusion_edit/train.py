@@ -13,7 +13,15 @@ import torch
 from torch import Tensor, nn
 
 from medgen.diffusion.networks import load_networks
-from medgen.diffusion.training import BrainSampler, DiffusionStep, brain_set, plan_of, run_plan, save_networks
+from medgen.diffusion.training import (
+    HALF_WAY,
+    BrainSampler,
+    DiffusionStep,
+    brain_set,
+    plan_of,
+    run_plan,
+    save_networks,
+)
 from medgen.imaging.brain_study import SIDE
 from medgen.method import Progress
 from medgen.nets.diffusion_unet import DiffusionUNet, EncoderClassifier, Layout, paper_classifier, paper_unet
@@ -61,6 +69,7 @@ def train(
         DiffusionUNet(UNET[config]) if ready is None else None,
         {"regressor": (regressor, "value"), "segmenter": (segmenter, "mask"), "judge": (judge, "mask")},
         plan.learning_rate,
+        HALF_WAY,
     )
 
     def sample(number: int) -> dict[str, Tensor]:
