@@ -16,13 +16,17 @@ from torch import nn
 from medgen.diffusion.guidance import toward_class
 from medgen.diffusion.held_out import HeldOut, available, held_out_slices
 from medgen.diffusion.networks import NoiseNetwork
+from medgen.diffusion.real_cases import ms_cases
 from medgen.diffusion.sampling import Draws, ancestral, decode, encode, round_trip_error
 from medgen.diffusion.schedule import Schedule
 from medgen.diffusion.toys import TwoClasses
+from medgen.diffusion.training import CLEAR_LESION
 from medgen.diffusion.translation import Setting
 from medgen.errors import BadInput
-from medgen.imaging.brain_study import BRAIN_SEQUENCES, Float32
+from medgen.imaging.brain_study import BRAIN_SEQUENCES, Float32, brain_study
+from medgen.imaging.geometry import canonical, to_array
 from medgen.imaging.phantoms import TEST_HEADS
+from medgen.imaging.resampling import resample_labels
 from medgen.method import Context, Progress, SilentProgress
 from medgen.methods.diffusion_anomaly.infer import (
     HEALTHY,
@@ -67,6 +71,9 @@ def prove(mode: Mode = "normal", seed: int = 0, progress: Progress | None = None
         count = 4 if mode == "normal" else 16
         slices = held_out_slices(TEST_HEADS, count, 2, seed)
     checks += on_slices(slices, networks_of(context), context, mode != "quick", progress)
+    if mode != "quick":
+        progress.report("Real lesions", 0.9)
+        checks += _real(networks_of(context), context)
     return verdict(SPEC.id, checks, skipped)
 
 
@@ -202,6 +209,25 @@ def ablation_map(slices: HeldOut, networks: dict[str, nn.Module], context: Conte
         noisy = schedule.add_noise(x, draws.like(x), torch.full((len(x),), LEVEL))
         parts.append(ancestral(noisy, noise.predict, schedule, times, draws, guides).numpy())
     return anomaly_map(slices.images, np.concatenate(parts), shrunk(slices.brain, RIM))
+
+
+def _real(networks: dict[str, nn.Module], context: Context) -> Checks:
+    """Scans with multiple sclerosis, up to 16 of their slices with lesions: ranked against the FLAIR threshold."""
+    checks = []
+    for case in ms_cases():
+        study = brain_study(case.images)
+        lesion = to_array(resample_labels(canonical(case.lesion)[0], study.grid)) != 0
+        rows = np.flatnonzero(lesion.reshape(len(lesion), -1).sum(1) >= CLEAR_LESION)
+        rows = rows[np.unique(np.linspace(0, len(rows) - 1, 16).astype(int))]
+        slices = HeldOut(study.slices[rows], lesion[rows], study.brain[rows], np.ones(len(rows), np.int64))
+        area = auroc(scaled(changes(slices, networks, Setting(LEVEL, STEPS), GUIDANCE, context))[slices.brain],
+                     slices.lesion[slices.brain])  # fmt: skip
+        flair = equalised(study.slices[:, BRAIN_SEQUENCES.index("FLAIR")], study.brain)[rows]
+        rival = auroc(flair[slices.brain], slices.lesion[slices.brain])
+        checks.append(
+            check(f"Real MS, {case.name}, {len(rows)} slices: pixel AUROC over equalised FLAIR", area, rival, 0)
+        )
+    return checks
 
 
 def sweep(slices: HeldOut, networks: dict[str, nn.Module], setting: Setting, context: Context) -> Checks:
