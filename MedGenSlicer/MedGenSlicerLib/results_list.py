@@ -69,7 +69,7 @@ class ResultRow:
             first.addWidget(self.export)
         self.keep = widgets.button(
             _("Keep as training case..."),
-            _("Writes the image and the corrected labels into a folder from which a method can be trained."),
+            _("Writes the image and the corrected labels into a folder that nnU-Net can train from."),
             self._keep,
         )
         layout.addWidget(self.keep)
@@ -105,7 +105,7 @@ class ResultRow:
             return
         if self.name.property("text") != node.GetName():
             self.name.setText(node.GetName())
-            self.name.setCursorPosition(0)
+            self.name.setCursorPosition(len(node.GetName()))  # what it is stands at the end
         self.name.setToolTip(provenance.description(node))
         shown = result_presenter.is_shown(node)
         self.eye.setIcon(widgets.icon("eye_on" if shown else "eye_off"))

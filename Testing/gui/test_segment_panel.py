@@ -200,6 +200,16 @@ def test_an_edited_result_is_recognised_measured_and_never_overwritten(driver, p
     assert json.loads((tmp_path / "dataset.json").read_text())["labels"] == {"background": 0, "Tissue": 1, "Bright": 2}
 
 
+def test_nnunet_can_train_from_kept_cases(driver, panel, tmp_path):
+    integrity = pytest.importorskip("nnunetv2.experiment_planning.verify_dataset_integrity")  # extra `parity`
+    from MedGenSlicerLib import correction
+
+    node = driver.run(panel).results()[0]
+    folder = tmp_path / "Dataset900_Kept"
+    assert [correction.keep_as_training_case(node, folder) for _ in range(2)] == ["Head-MR", "Head-MR-2"]
+    integrity.verify_dataset_integrity(str(folder), num_processes=1)  # raises where something does not fit
+
+
 def test_an_edit_is_noticed_while_the_panel_is_open_once_for_many_strokes(driver, panel, monkeypatch):
     from MedGenSlicerLib import correction
 
