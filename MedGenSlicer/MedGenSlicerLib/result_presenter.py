@@ -17,6 +17,7 @@ from MedGenSlicerLib.provenance import RunRecord
 
 # intensity at the ends of the grey scale, where the unit fixes it: lowest, highest
 DISPLAY_RANGES = {"HU": (-160.0, 240.0), "SPR": (0.0, 1.8)}
+PLOT_COLOURS = ((0.84, 0.37, 0.0), (0.0, 0.45, 0.7), (0.0, 0.62, 0.45), (0.8, 0.47, 0.65))  # told apart by everyone
 NO_CODE = "^^"
 TYPE_CONTEXT = "Segmentation category and type - DICOM master list"
 REGION_CONTEXT = "Anatomic codes - DICOM master list"
@@ -33,9 +34,11 @@ def present(
         joined = frames.browser_to_join(record.reference(), value) if port is method.outputs[0] else None
         node = yield from make_node_steps(port, value, record, joined)
         synthetic = isinstance(port, spec.Image) and port.synthetic
-        provenance.write(node, record, facts, port.name, synthetic)
-        if frames.sequence_of(node) is not None:  # frames of its own: they are what is saved
-            provenance.copy(node, frames.sequence_of(node))
+        sequence = frames.sequence_of(node)
+        provenance.write(node if sequence is None else sequence, record, facts, port.name, synthetic)
+        if sequence is not None:  # the node takes its attributes from the frame that it shows
+            for each in (*(sequence.GetNthDataNode(i) for i in range(sequence.GetNumberOfDataNodes())), node):
+                provenance.copy(sequence, each)
         _place(node, record)
         made.append(node)
         yield
@@ -230,7 +233,8 @@ def _plot(port: spec.Plot, value: Any, name: str) -> Any:
         series.SetYColumnName(column)
         series.SetPlotType(slicer.vtkMRMLPlotSeriesNode.PlotTypeScatter)
         series.SetMarkerStyle(slicer.vtkMRMLPlotSeriesNode.MarkerStyleNone)
-        series.SetUniqueColor()
+        series.SetColor(*PLOT_COLOURS[chart.GetNumberOfPlotSeriesNodes() % len(PLOT_COLOURS)])
+        series.SetLineWidth(2)
         chart.AddAndObservePlotSeriesNodeID(series.GetID())
     chart.SetXAxisTitle(port.x)
     return chart

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 
+import numpy as np
 import SimpleITK as sitk
 
 from medgen.errors import BadInput
@@ -55,6 +56,37 @@ def synthetic_ct(inputs, parameters, context):
         ct = sitk.Mask(ct, classes == value, hu, 1)
     doubt = sitk.Cast(sitk.GradientMagnitude(sitk.Cast(ct, sitk.sitkFloat32)), sitk.sitkFloat32)
     return {"ct": ct, "segments": sitk.Cast(classes, sitk.sitkUInt8), "uncertainty": doubt}
+
+
+def fill(inputs, parameters, context):
+    """Frame n of the result holds the noise of the chosen sample where the mask is; noise differs from sample to
+    sample."""
+    mask = sitk.GetArrayFromImage(inputs["mask"]).reshape(-1)[: inputs["frames"][0].GetNumberOfPixels()] > 0
+    filled, samples = [], []
+
+    def made(frame, sample):
+        values = sitk.GetArrayFromImage(frame)
+        grey = values[..., :3].mean(-1) if frame.GetNumberOfComponentsPerPixel() > 1 else values.astype(float)
+        noise = np.random.default_rng(sample).integers(50, 200, grey.size)
+        image = sitk.GetImageFromArray(np.where(mask, noise, grey.reshape(-1)).reshape(grey.shape).astype(np.uint8))
+        image.CopyInformation(frame)
+        return image
+
+    for number, frame in enumerate(inputs["frames"]):
+        until = time.monotonic() + parameters["seconds"]
+        context.progress.report("Filling", number / len(inputs["frames"]), f"{number + 1}")
+        while time.monotonic() < until:
+            context.progress.raise_if_cancelled()
+            time.sleep(0.02)
+        context.progress.raise_if_cancelled()
+        filled.append(made(frame, parameters["sample"]))
+    samples = [made(inputs["frames"][0], n + 1) for n in range(parameters["samples"])]
+    stack = np.stack([sitk.GetArrayFromImage(s) for s in samples]).astype(np.float32)
+    mean, spread = (sitk.GetImageFromArray(part / 255) for part in (stack.mean(0), stack.std(0)))
+    for image in (mean, spread):
+        image.CopyInformation(samples[0])
+    return {"inpainted": filled, "samples": samples, "mean": mean, "spread": spread,
+            "filled": sitk.Cast(inputs["mask"] > 0, sitk.sitkUInt8)}  # fmt: skip
 
 
 def synthetic_spr(inputs, parameters, context):

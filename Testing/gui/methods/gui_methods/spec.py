@@ -106,13 +106,46 @@ SPECS = (
         ),
         outputs=(
             Image("ct", "CT", unit="HU", synthetic=True),
-            LabelMap("segments", "Body, bone and air", labels=(
-                Label(1, "Body", (177, 122, 101)), Label(2, "Bone", (241, 214, 145)), Label(3, "Air", (0, 151, 206)),
-            )),
+            LabelMap(
+                "segments",
+                "Body, bone and air",
+                labels=(
+                    Label(1, "Body", (177, 122, 101)),
+                    Label(2, "Bone", (241, 214, 145)),
+                    Label(3, "Air", (0, 151, 206)),
+                ),
+            ),
             Image("uncertainty", "Uncertainty", unit="HU"),
         ),
         modalities=("MR",),
         body_parts=("Head",),
+    ),
+    MethodSpec(
+        id="gui_fill",
+        title="Fill with noise",
+        summary="Fills what was painted with noise, several times.",
+        family="ultrasound",
+        paper=PAPER,
+        intended_use="Testing panels.",
+        run="gui_methods.run:fill",
+        inputs=(
+            Image("frames", "Ultrasound", modality="US", kind="sequence"),
+            LabelMap("mask", "What to fill", kind="slice"),
+        ),
+        outputs=(
+            Image("inpainted", "Inpainted", kind="sequence", synthetic=True),
+            Image("samples", "Fills", kind="sequence", synthetic=True),
+            Image("mean", "Mean fill", kind="slice", synthetic=True),
+            Image("spread", "Spread of the fills", kind="slice"),
+            LabelMap("filled", "Filled area", kind="slice", labels=(Label(1, "Filled (invented)", (230, 159, 0)),)),
+        ),
+        parameters=(
+            Int("samples", "Fills", 3, "How many.", minimum=1, maximum=32),
+            Int("sample", "Fill number", 1, "Which is kept.", minimum=1, maximum=32),
+            Float("seconds", "Duration of a frame", 0.0, "How long to take.", "s", advanced=True, minimum=0.0),
+        ),
+        modalities=("US",),
+        body_parts=("Any",),
     ),
     MethodSpec(
         id="gui_synthetic_spr",
