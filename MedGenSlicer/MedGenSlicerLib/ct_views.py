@@ -20,6 +20,7 @@ WINDOWS = {
 }
 BONE_SURFACE = {"HU": 250.0, "SPR": 1.142}  # 250 HU by the built-in table
 DIFFERENCE_COLOURS = "MedGen difference"
+LEGEND_OF = "MedGen.legend_of"
 BONE_COLOUR = (0.95, 0.84, 0.57)
 SURFACE_VOXELS = 4_000_000  # a finer grid is halved first: the surface has to come in a moment
 
@@ -85,14 +86,28 @@ def show_as_uncertainty(node: Any, background: Any) -> None:
     views.blend(background, node)
 
 
-def add_legend(node: Any, title: str) -> Optional[Any]:
-    """A bar of colours with its numbers in the views that show the node."""
+def add_legend(node: Any, title: str) -> None:
+    """A bar of colours with its numbers, in the views that show the node and in no other."""
     legend = slicer.vtkSlicerColorLogic.AddDefaultColorLegendDisplayNode(node)
     if legend is not None:
-        legend.RemoveAllViewNodeIDs()  # wherever the volume is shown
         legend.SetTitleText(title)
-        legend.SetVisibility(True)
-    return legend
+        legend.SetLabelFormat("%.4g")
+        legend.SetAttribute(LEGEND_OF, node.GetID())
+        update_legends()
+
+
+def update_legends() -> None:
+    """After the views have changed."""
+    for legend in slicer.util.getNodesByClass("vtkMRMLColorLegendDisplayNode"):
+        volume_id = legend.GetAttribute(LEGEND_OF)
+        if not volume_id:
+            continue
+        names = [each.GetLayoutName() for each in views.composites() if volume_id in views.seen_ids(each)]
+        wanted = tuple(f"vtkMRMLSliceNode{name}" for name in names)
+        if wanted and tuple(legend.GetViewNodeIDs() or ()) != wanted:
+            legend.SetViewNodeIDs(list(wanted))
+        if bool(legend.GetVisibility()) != bool(wanted):
+            legend.SetVisibility(bool(wanted))
 
 
 # ------------------------------------------------------------------------------------------------------------- surface

@@ -125,12 +125,12 @@ class SyntheticCtTools:
             self.look.show_review(ticket.results())
         self.panel.update()
 
-    def start_check(self) -> None:
+    def start_check(self) -> Optional[Ticket]:
         image = self.image()
         if image is None:
-            return
+            return None
         unit = densities.unit_of(image)
-        self.panel.start(self.review, {"synthetic": [image], **self.form.inputs()}, {"unit": unit})
+        return self.panel.start(self.review, {"synthetic": [image], **self.form.inputs()}, {"unit": unit})
 
     def run_steps(self, work: Any, done: Any) -> None:
         """A piece of work in the event loop; its failure is told in one sentence."""

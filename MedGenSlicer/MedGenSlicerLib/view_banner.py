@@ -1,4 +1,5 @@
-"""A line at the top of every slice view that shows a synthetic image: it cannot be taken for an acquired one."""
+"""A line at the top of every slice view that shows a synthetic image, so that it cannot be taken for an acquired one;
+and legends where their colours are."""
 
 from __future__ import annotations
 
@@ -8,7 +9,7 @@ import slicer
 import vtk
 from slicer.i18n import tr as _
 
-from MedGenSlicerLib import provenance
+from MedGenSlicerLib import ct_views, provenance, views
 
 COLOUR = (0.95, 0.65, 0.25)
 _banner: Optional[ViewBanner] = None
@@ -41,6 +42,7 @@ class ViewBanner:
 
     def _modified(self, composite: Any, _event: Any) -> None:
         self.update(composite)
+        ct_views.update_legends()
 
     def update(self, composite: Any) -> None:
         """Shows or hides the line in the view of the composite node."""
@@ -59,10 +61,7 @@ class ViewBanner:
 
 
 def shows_synthetic(composite: Any) -> bool:
-    ids = [composite.GetBackgroundVolumeID()]
-    if composite.GetForegroundOpacity() > 0:
-        ids.append(composite.GetForegroundVolumeID())
-    found = [slicer.mrmlScene.GetNodeByID(node_id) for node_id in ids if node_id]
+    found = [slicer.mrmlScene.GetNodeByID(node_id) for node_id in views.seen_ids(composite)]
     return any(node is not None and provenance.is_synthetic(node) for node in found)
 
 

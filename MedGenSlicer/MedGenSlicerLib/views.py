@@ -14,7 +14,7 @@ from MedGenSlicerLib.geometry import from_vtk
 
 LAYOUT_IDS = {2: 7302, 3: 7303}  # ours, far from the application's own
 PLACES = ("Left", "Middle", "Right")
-FLICKER_MS = 600
+FLICKER_MS, FIT_MS = 600, 100
 _before: list[int] = []  # the user's own layout, while ours is shown
 
 
@@ -79,6 +79,14 @@ def replace(old: Any, new: Any) -> None:
             each.SetForegroundVolumeID(new.GetID())
 
 
+def seen_ids(composite: Any) -> list[str]:
+    """Of the volumes that the view shows: behind, and in front unless it is clear."""
+    ids = [composite.GetBackgroundVolumeID()]
+    if composite.GetForegroundOpacity() > 0:
+        ids.append(composite.GetForegroundVolumeID())
+    return [node_id for node_id in ids if node_id]
+
+
 def is_displayed(volume: Any) -> bool:
     shown = (volume.GetID(),)
     return any(c.GetBackgroundVolumeID() in shown or c.GetForegroundVolumeID() in shown for c in composites())
@@ -109,10 +117,12 @@ def side_by_side(volumes: Sequence[Any]) -> None:
             each.SetLinkedControl(True)
             each.SetBackgroundVolumeID(volume.GetID())
             each.SetForegroundVolumeID(None)
-    _fit(_places(len(volumes)), volumes[0])
+    _fit(_places(len(volumes)))
+    qt.QTimer.singleShot(FIT_MS, lambda: comparing() and _fit(_places(len(volumes))))
 
 
-def _fit(places: Sequence[str], volume: Any) -> None:
+def _fit(places: Sequence[str]) -> None:
+    """The views must have their size: they get it in the turns of the event loop after the layout was set."""
     for place in places:
         node = slice_node(f"MedGen{place}")
         logic = slicer.app.applicationLogic().GetSliceLogic(node) if node is not None else None
@@ -132,6 +142,9 @@ def own_layout() -> None:
 
 def blend(first: Any, second: Any) -> None:
     own_layout()
+    node = layout_node()
+    if "vtkMRMLSliceNode" not in (node.GetLayoutDescription(node.GetViewArrangement()) or "vtkMRMLSliceNode"):
+        node.SetViewArrangement(slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpView)  # there was no slice to see it on
     show_background(first)
     overlay(second)
 

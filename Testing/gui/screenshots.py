@@ -1,4 +1,4 @@
-"""Pictures of every panel, and of results in slice and 3D views: `python Testing/gui/screenshots.py [FOLDER]`.
+"""Pictures of every panel, and of results in slice and 3D views: `python Testing/gui/screenshots.py [FOLDER [NAME]]`.
 
 Run by `medgen screenshots`; without a folder they go to Resources/Screenshots, where README and Extensions Index look.
 """
@@ -125,10 +125,62 @@ def few_planes(folder: Path) -> None:
         grab(widget.parent, folder / "MedGenSegment-few-planes.png")
 
 
+def synthetic_ct(folder: Path) -> None:
+    """A head becomes a CT; a line through it; the check against a reference."""
+    import slicer
+    import vtk
+    from harness import views as drawn
+
+    from MedGenSlicerLib import method_catalogue, sample_data, settings, views
+
+    if not method_catalogue.has_weights("frequency_mr_to_ct"):
+        settings.put("method_folders", str(HERE / "methods"))
+    volume = sample_data.load_head()
+    views.show_background(volume)
+    widget = DRIVER.open("MedGenSyntheticCT")
+    panel = widget.panel
+    panel.chooser.choose(ready_method(panel, "frequency_mr_to_ct", "gui_synthetic_ct"))
+    next(iter(panel.inputs.rows.values())).selector.setCurrentNode(volume)
+    DRIVER.process(200)
+    ticket = DRIVER.run(panel, 1200)
+    assert ticket.state == "finished", ticket.error
+    tools = panel.tools
+    tools.look.windows["bone"].click()
+    tools.look.surface.click()
+    shown = [views.slice_node(name) for name in ("MedGenLeft", "MedGenRight")]
+    pictures = []
+    for node in shown:
+        pictures.append(folder / f".ct-{node.GetName()}.png")
+        drawn.draw_slice(node.GetName(), pictures[-1], VIEW, VIEW)
+    for node in slicer.util.getNodesByClass("vtkMRMLSegmentationNode"):
+        node.SetDisplayVisibility(False)
+    pictures.append(folder / ".ct-3d.png")
+    drawn.draw_3d(pictures[-1], VIEW, VIEW)
+    views.blend(volume, tools.image())
+    pictures.append(folder / ".ct-blend.png")
+    drawn.draw_slice("Yellow", pictures[-1], VIEW, VIEW)
+    for button in tools.sections[:2]:
+        button.setProperty("collapsed", False)
+    beside(grab(widget.parent, folder / ".ct-panel.png"), pictures, folder / "MedGenSyntheticCT.png")
+    line = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsLineNode", "Beam")
+    bounds = [0.0] * 6
+    volume.GetRASBounds(bounds)
+    middle = [(bounds[2 * axis] + bounds[2 * axis + 1]) / 2 for axis in range(3)]
+    for x in (bounds[0] + 2, bounds[1] - 2):
+        line.AddControlPoint(vtk.vtkVector3d(x, middle[1], middle[2] + 10))
+    tools.form.rows["lines"].selector.setCurrentNode(line)
+    for index, button in enumerate(tools.sections):
+        button.setProperty("collapsed", index < 2)
+    ticket = tools.start_check()
+    DRIVER.wait(lambda: ticket.ended, 300)
+    assert ticket.state == "finished", ticket.error
+    grab(widget.parent, folder / "MedGenSyntheticCT-check.png")
+
+
 def other_panels(folder: Path) -> None:
     """Every other module, as it opens."""
     for name in harness.module_names():
-        if name != "MedGenSegment":
+        if name not in ("MedGenSegment", "MedGenSyntheticCT"):
             widget = DRIVER.open(name)
             if hasattr(widget, "environment"):
                 widget.environment.folders.setText("")
@@ -164,10 +216,14 @@ def main() -> None:
         settings.put("method_folders", str(HERE / "methods"))
     DRIVER = Driver()
     DRIVER.reset()
-    segment(folder)
-    few_planes(folder)
-    other_panels(folder)
-    cards_and_dialogs(folder)
+    for take in [globals()[name] for name in sys.argv[2:]] or [
+        segment,
+        few_planes,
+        cards_and_dialogs,
+        other_panels,
+        synthetic_ct,
+    ]:
+        take(folder)
     jobs.controller().shut_down()
     for part in folder.glob(".*.png"):
         part.unlink()
