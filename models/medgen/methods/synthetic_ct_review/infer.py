@@ -138,15 +138,14 @@ def _thickness(paths: dict[str, list[Profile]]) -> dict[str, list[float]]:
     mine = paths[SYNTHETIC]
     table = {
         "line": [float(n + 1) for n in range(len(mine))],
-        "length (mm)": [round(p.length_mm, 2) for p in mine],
-        "outside the image (mm)": [round(p.outside_mm, 2) for p in mine],
         "WET synthetic (mm)": [round(p.total_mm, 2) for p in mine],
     }
     if REFERENCE in paths:
         true = [p.total_mm for p in paths[REFERENCE]]
         table["WET reference (mm)"] = [round(value, 2) for value in true]
         table["difference (mm)"] = [round(p.total_mm - value, 2) for p, value in zip(mine, true, strict=True)]
-    return table
+    table["length (mm)"] = [round(p.length_mm, 2) for p in mine]
+    return table | {"outside the image (mm)": [round(p.outside_mm, 2) for p in mine]}
 
 
 def _profiles(paths: dict[str, Profile]) -> dict[str, list[float]]:
