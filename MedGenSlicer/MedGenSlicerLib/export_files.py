@@ -15,7 +15,7 @@ import slicer
 from slicer.i18n import tr as _
 
 from medgen.errors import BadInput, MedGenError
-from MedGenSlicerLib import correction, densities, node_bridge, provenance
+from MedGenSlicerLib import correction, densities, node_bridge, pictures, provenance
 from MedGenSlicerLib.geometry import FrameChange, set_grid
 
 
@@ -43,12 +43,20 @@ def formats(node: Any) -> list[Format]:
     if node.IsA("vtkMRMLScalarVolumeNode"):
         unit = node.GetAttribute("MedGen.unit")
         dicom = {"HU": [Format("ct", _("DICOM CT series"), "", "ct")], "SPR": _spr_formats()}.get(unit or "", [])
+        dicom += _picture_formats() if pictures.is_picture(node) else []
         return [*dicom, Format("nifti", _("NIfTI image"), ".nii.gz"), Format("nrrd", _("NRRD image"), ".nrrd")]
     if node.IsA("vtkMRMLTableNode") or node.IsA("vtkMRMLPlotChartNode"):
         return [Format("csv", _("Table (CSV)"), ".csv")]
     if node.IsA("vtkMRMLMarkupsNode"):
         return [Format("markups", _("Markups file"), ".mrk.json")]
     return []
+
+
+def _picture_formats() -> list[Format]:
+    return [
+        Format("picture", _("DICOM ultrasound or secondary capture, derived"), ".dcm", "picture"),
+        Format("png", _("PNG pictures, one a frame, and the filled area"), ""),
+    ]
 
 
 def _spr_formats() -> list[Format]:
@@ -135,9 +143,11 @@ def write_plain(node: Any, chosen: Format, path: Path) -> None:
             _write_csv(node, path)
         elif chosen.id in ("segnrrd", "markups"):
             write_with_storage(node, path)
+        elif chosen.id == "png":
+            pictures.write_pngs(node, path)
         else:
             segmentation = node.IsA("vtkMRMLSegmentationNode")
-            image = node_bridge.label_image(node) if segmentation else node_bridge.volume_image(node)
+            image = node_bridge.label_image(node) if segmentation else pictures.whole_image(node)
             matrix = FrameChange(node, None).matrix
             if matrix is None:
                 raise BadInput(_("A result under a deformable transform cannot be written; harden it first."))
@@ -181,6 +191,8 @@ def provenance_facts(node: Any) -> dict[str, Any]:
     if densities.overrides(node):  # first: the text in the header may be cut off
         by_hand = [f"{each['segment']} = {each['value']:g} {each['unit']}" for each in densities.overrides(node)]
         facts["parameters"] = {"set by hand": by_hand, **facts["parameters"]}
+    if pictures.filled_words(node):
+        facts["parameters"] = {"filled area": pictures.filled_words(node), **facts["parameters"]}
     facts["notices"] = provenance.notices(node)
     return facts
 
@@ -192,13 +204,19 @@ def dicom_arguments(node: Any, chosen: Format, source: Path, out: Path, folder: 
     if node.IsA("vtkMRMLSegmentationNode"):
         result = folder / "result.seg.nrrd"
         write_with_storage(node, result)
+    elif chosen.command == "picture":
+        result = folder / "result.nrrd"
+        sitk.WriteImage(pictures.stack(node), str(result))
+        pictures.write_mask(node, out.with_name(f"{out.stem}_filled.png"))
     else:
         result = folder / "result.nrrd"
         sitk.WriteImage(node_bridge.volume_image(node), str(result))
     facts = folder / "provenance.json"
     facts.write_text(json.dumps(provenance_facts(node)), encoding="utf-8")
     arguments = ["export", chosen.command, str(result), "-r", str(source), "-o", str(out), "--provenance", str(facts)]
-    if chosen.command == "ct":
+    if chosen.command == "picture":
+        arguments += ["--description", node.GetAttribute(provenance.PREFIX + "output") or "derived"]
+    elif chosen.command == "ct":
         arguments += ["--unit", node.GetAttribute("MedGen.unit") or "HU"]
         arguments += ["--scale", chosen.scale] if chosen.scale else []
     elif node.IsA("vtkMRMLSegmentationNode") and correction.edited(node):

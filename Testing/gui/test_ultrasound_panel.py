@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import vtk
 
 SHAPE = (48, 64)
 
@@ -50,7 +51,9 @@ def paint(driver, volume):
     values = np.zeros((1, *SHAPE), np.uint8)
     values[0, 10:20, 30:50] = 1
     slicer.util.updateVolumeFromArray(labels, values)
-    labels.SetSpacing(volume.GetSpacing())
+    grid = vtk.vtkMatrix4x4()
+    volume.GetIJKToRASMatrix(grid)
+    labels.SetIJKToRASMatrix(grid)
     node = driver.scene.AddNewNodeByClass("vtkMRMLSegmentationNode", "Calliper")
     slicer.modules.segmentations.logic().ImportLabelmapToSegmentationNode(labels, node)
     node.SetReferenceImageGeometryParameterFromVolumeNode(volume)
@@ -234,3 +237,79 @@ def test_a_style_source_without_its_input_turns_apply_off_in_words(driver):
     panel.state.set_value(panel.method, "style", "image")
     driver.process()
     assert "style image" in panel.reason_off()
+
+
+def export(driver, node, format_id: str, folder, source=None):
+    from MedGenSlicerLib import export_dialog
+
+    dialog = export_dialog.show(node)
+    dialog.format.setCurrentIndex([f.id for f in dialog.formats].index(format_id))
+    dialog.folder.setText(str(folder))
+    dialog.source.setText(str(source or ""))
+    driver.process()
+    driver.click(dialog.button)
+    driver.wait(lambda: dialog.process is None, 120)
+    assert "Written" in dialog.status.label.text(), dialog.status.label.text()
+    dialog.dialog.close()
+
+
+def test_a_filled_cine_is_written_as_pictures_with_its_mask_and_as_one_nifti(driver, tmp_path):
+    import SimpleITK as sitk
+
+    _browser, volume = cine(driver)
+    panel, where = prepared(driver, volume)
+    driver.run(panel)
+    result = by_output(panel)["inpainted"]
+    export(driver, result, "png", tmp_path)
+    export(driver, result, "nifti", tmp_path)
+    (folder,) = [path for path in tmp_path.iterdir() if path.is_dir()]
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "filled.png",
+        *(f"frame_{n}.png" for n in ("0001", "0002", "0003", "0004")),
+    ]
+    assert np.array_equal(sitk.GetArrayFromImage(sitk.ReadImage(str(folder / "filled.png"))) > 0, where[0])
+    last = sitk.GetArrayFromImage(sitk.ReadImage(str(folder / "frame_0004.png")))
+    assert np.array_equal(last[~where[0]], frame(3)[0][~where[0]])
+    (file,) = tmp_path.glob("*.nii.gz")
+    whole = sitk.ReadImage(str(file))
+    assert whole.GetSize() == (64, 48, 4) and np.array_equal(sitk.GetArrayFromImage(whole)[3], last)
+
+
+def test_a_filled_still_is_written_as_derived_ultrasound_that_tells_what_was_filled(driver, tmp_path):
+    import pydicom
+
+    from medgen.benchmarks.exchange_sources import write_ultrasound
+    from medgen.exchange.reading import read_dicom_folder
+    from MedGenSlicerLib import node_bridge
+
+    source = tmp_path / "source"
+    source.mkdir()
+    write_ultrasound(source / "still.dcm", 1)
+    [series] = read_dicom_folder(source)
+    image = series.image[0] if isinstance(series.image, list) else series.image
+    grey = node_bridge.sitk.JoinSeries(
+        [node_bridge.sitk.VectorIndexSelectionCast(image, 0) if image.GetNumberOfComponentsPerPixel() > 1 else image]
+    )
+    volume = driver.scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "Still US")
+    node_bridge.fill_volume(volume, node_bridge.sitk.Cast(grey, node_bridge.sitk.sitkUInt8))
+    volume.CreateDefaultDisplayNodes()
+    global SHAPE
+    shape, SHAPE = SHAPE, voxels(volume).shape[1:]
+    try:
+        panel, where = prepared(driver, volume)
+    finally:
+        SHAPE = shape
+    driver.run(panel)
+    export(driver, by_output(panel)["inpainted"], "picture", tmp_path, source)
+    (file,) = tmp_path.glob("*picture.dcm")
+    made = pydicom.dcmread(file)
+    assert made.Modality == "US" and list(made.ImageType)[:2] == ["DERIVED", "SECONDARY"]
+    assert "inpainted" in made.SeriesDescription and "SYNTHETIC" in made.SeriesDescription
+    assert f"{int(where.sum())} pixels invented" in made.DerivationDescription
+    assert (made.pixel_array == voxels(by_output(panel)["inpainted"])[0]).all()
+    assert list(tmp_path.glob("*_filled.png"))
+    export(driver, by_output(panel)["filled"], "seg", tmp_path, source)
+    (file,) = tmp_path.glob("*seg.dcm")
+    segments = pydicom.dcmread(file)
+    assert [s.SegmentLabel for s in segments.SegmentSequence] == ["Filled (invented)"]
+    assert ((segments.pixel_array.reshape(where.shape) > 0) == where).all()

@@ -83,6 +83,8 @@ def seg(
 
     image, labels = _segments(mask, tg263)
     series = _reference(reference, image)
+    if series.stack is None and image.GetDimension() == 3 and image.GetSize()[2] == 1:
+        image = image[:, :, 0]  # of a picture, which has no place in the patient
     _warn("seg", image, series, labels)
     print(export_seg(image, labels, series, out, _provenance(provenance, mask), edited=edited))
 
@@ -140,14 +142,25 @@ def parametric_map(volume: Result, reference: Reference, out: Out, provenance: P
 
 
 @export_app.command()
-def picture(image: Result, reference: Reference, out: Out, provenance: Provenance = None) -> None:
+def picture(
+    image: Result,
+    reference: Reference,
+    out: Out,
+    provenance: Provenance = None,
+    description: Annotated[
+        str, typer.Option(help="What was done: 'inpainted', 'restyled'; put before the source's.")
+    ] = "",
+) -> None:
     """A generated picture or cine, as ultrasound or secondary capture."""
     from medgen.exchange.series import export_picture
 
     value = _volume(image)
     series = _reference(reference, value)
     frames = [value[:, :, k] for k in range(value.GetSize()[2])] if value.GetDimension() == 3 else value
-    print(export_picture(frames, series, out, _provenance(provenance, image)))
+    if isinstance(frames, list) and not isinstance(series.image, list):
+        frames = frames[0]  # a still, saved as a volume of one slice
+    words = f"{description} {series.description}".strip() if description else ""
+    print(export_picture(frames, series, out, _provenance(provenance, image), description=words))
 
 
 def _volume(path: Path) -> sitk.Image:
