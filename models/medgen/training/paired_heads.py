@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import SimpleITK as sitk
+from scipy.ndimage import binary_fill_holes
 
 from medgen.imaging.geometry import pad, to_array
 from medgen.imaging.phantoms import (
@@ -32,10 +33,11 @@ from medgen.imaging.phantoms import (
 from medgen.imaging.phantoms.render import SEQUENCES
 from medgen.imaging.phantoms.render import Sequence as MrSequence
 from medgen.imaging.phantoms.tissue import INDEX, TISSUE_OF_LABEL, TISSUES
+from medgen.imaging.resampling import grid_like, resample, resample_labels
 
 Array = npt.NDArray[Any]
 AIR_ROUND_MM = 12  # as in `imaging.head_preparation`
-BORDER = 6  # voxels rendered beyond a patch, which the point spread reaches into
+BORDER = 5  # voxels rendered beyond a patch, which the point spread reaches into
 FATTY = [INDEX["fat"], INDEX["marrow"], INDEX["skin"]]
 FLOWING = [INDEX["vessel"], INDEX["dura and sinus"]]
 FAMILIES = {"T1": 0.45, "T1c": 0.05, "T1se": 0.15, "T2": 0.15, "PD": 0.05, "FLAIR": 0.08, "random": 0.07}
@@ -43,12 +45,13 @@ FAMILIES = {"T1": 0.45, "T1c": 0.05, "T1se": 0.15, "T2": 0.15, "PD": 0.05, "FLAI
 
 @dataclass(frozen=True)
 class BentHead:
-    """labels: uint16, hu: float16, both [z, y, x] on 1 mm, LPS; counts: [z, tissues], voxels of each tissue in the head
+    """labels: uint16, hu: float16, both [z, y, x], isotropic, LPS; counts: [z, tissues], voxels of each tissue in the head
     (air in its sinuses too) in every plane."""
 
     labels: Array
     hu: Array
     counts: Array
+    spacing_mm: float
 
 
 def numbered_maps(folder: Path) -> dict[int, Path]:
@@ -58,7 +61,12 @@ def numbered_maps(folder: Path) -> dict[int, Path]:
 
 
 def bent_heads(
-    maps: Iterable[Path], cache: Path, copies: int, seed: int, tell: Callable[[str], None] = lambda _line: None
+    maps: Iterable[Path],
+    cache: Path,
+    copies: int,
+    seed: int,
+    spacing_mm: float = 1.0,
+    tell: Callable[[str], None] = lambda _line: None,
 ) -> list[tuple[BentHead, Path]]:
     """`copies` of every label map, the first as it is, the others bent, one in four of them without a face; made once
     and kept in `cache`, as files that begin with the path that comes with each."""
@@ -66,19 +74,21 @@ def bent_heads(
     found = []
     for path in maps:
         for copy in range(copies):
-            stem = cache / f"{path.name.split('.')[0]}_{seed}_{copy}"
-            if not stem.with_suffix(".hu.npy").is_file():
+            stem = cache / f"{path.name.split('.')[0]}_{seed}_{copy}_{spacing_mm:g}mm"
+            if not Path(f"{stem}.hu.npy").is_file():
                 tell(f"Bending {path.name}, copy {copy}")
                 rng = np.random.default_rng((seed, copy, *path.name.encode()))
-                _keep(stem, *_bent(part_fat(read_head(path), rng), copy, rng))
+                _keep(stem, *_bent(part_fat(read_head(path), rng), copy, spacing_mm, rng))
             labels, counts, hu = (
-                np.load(stem.with_suffix(f".{n}.npy"), mmap_mode="r") for n in ("labels", "counts", "hu")
+                np.load(f"{stem}.{n}.npy", mmap_mode="r") for n in ("labels", "counts", "hu")
             )
-            found.append((BentHead(labels, hu, counts), stem))
+            found.append((BentHead(labels, hu, counts, spacing_mm), stem))
     return found
 
 
-def _bent(head: sitk.Image, copy: int, rng: np.random.Generator) -> tuple[Array, Array, Array]:
+def _bent(
+    head: sitk.Image, copy: int, spacing_mm: float, rng: np.random.Generator
+) -> tuple[Array, Array, Array]:
     head = crop_to_head(head, AIR_ROUND_MM)
     if copy:
         head = deform_labels(head, random_deformation(head, rng, displacement_mm=3.0))
@@ -86,10 +96,14 @@ def _bent(head: sitk.Image, copy: int, rng: np.random.Generator) -> tuple[Array,
         head = deface(head, rng)
     head = crop_to_head(head, AIR_ROUND_MM)
     head = pad(head, [AIR_ROUND_MM, AIR_ROUND_MM, 0], [AIR_ROUND_MM] * 3)  # the neck goes on below
-    labels = to_array(head)
-    hu = to_array(render_ct(head, rng, noise_hu=0)).astype(np.float16)
-    from scipy.ndimage import binary_fill_holes
+    return at_spacing(head, render_ct(head, rng, noise_hu=0), spacing_mm)
 
+
+def at_spacing(head: sitk.Image, ct: sitk.Image, spacing_mm: float) -> tuple[Array, Array, Array]:
+    """(labels, counts, HU) of a `BentHead` from images of 1 mm."""
+    grid = grid_like(head, spacing_mm)
+    labels = to_array(resample_labels(head, grid, "nearest"))
+    hu = to_array(resample(ct, grid, fill=-1000.0)).astype(np.float16)
     inside = np.stack([binary_fill_holes(plane) for plane in labels > 0])
     tissue = TISSUE_OF_LABEL[labels]
     counts = np.stack([np.bincount(t[i], minlength=len(TISSUES)) for t, i in zip(tissue, inside, strict=True)])
@@ -98,7 +112,7 @@ def _bent(head: sitk.Image, copy: int, rng: np.random.Generator) -> tuple[Array,
 
 def _keep(stem: Path, labels: Array, counts: Array, hu: Array) -> None:
     for name, array in (("labels", labels), ("counts", counts), ("hu", hu)):  # hu last: its presence says all is there
-        np.save(stem.with_suffix(f".{name}.npy"), array)
+        np.save(f"{stem}.{name}.npy", array)
 
 
 # --------------------------------------------------------------------------------------------------------------- draws
@@ -143,7 +157,7 @@ def draw_patch(head: BentHead, size: Sequence[int], rng: np.random.Generator) ->
     lowest = int(rng.uniform(0, 0.35) * head.labels.shape[0]) if rng.random() < 0.5 else 0  # a scan without a neck
     lowest = min(lowest, head.labels.shape[0] - size[0])
     room = [n - s for n, s in zip(head.labels.shape, size, strict=True)]
-    for _ in range(4):
+    for _ in range(100):  # normalisation cannot stand a patch of nothing but blank air
         starts = [int(rng.integers(low, r + 1)) for low, r in zip((lowest, 0, 0), room, strict=True)]
         where = tuple(slice(a, a + s) for a, s in zip(starts, size, strict=True))
         if (head.labels[where][::4, ::4, ::4] > 0).mean() > 0.1:
@@ -157,7 +171,9 @@ def _render(head: BentHead, where: tuple[slice, ...], lowest: int, means: Array,
     wide = tuple(slice(max(0, w.start - BORDER), w.stop + BORDER) for w in where)
     labels = np.ascontiguousarray(head.labels[wide])
     inner = tuple(slice(w.start - v.start, w.stop - v.start) for w, v in zip(where, wide, strict=True))
-    image = to_array(render_mr(sitk.GetImageFromArray(labels), means[TISSUE_OF_LABEL], rng, random_scan(rng)))[inner]
+    patch = sitk.GetImageFromArray(labels)
+    patch.SetSpacing([head.spacing_mm] * 3)
+    image = to_array(render_mr(patch, means[TISSUE_OF_LABEL], rng, random_scan(rng)))[inner]
     if rng.random() < 0.4:  # scanners and archives blank the air
         image[(labels[inner] == 0) & (image < rng.uniform(0.02, 0.12))] = 0
     gamma = np.float32(np.exp(rng.normal(0, 0.15)))

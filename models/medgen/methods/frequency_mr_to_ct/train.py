@@ -22,7 +22,7 @@ from medgen.errors import BadInput
 from medgen.imaging.phantoms import TRAIN_HEADS, VALIDATION_HEADS
 from medgen.losses.adversarial import discriminator_loss, generator_loss
 from medgen.method import Progress, SilentProgress
-from medgen.methods.frequency_mr_to_ct.loss import LOWEST_HU, RANGE_HU, frequency_loss, low_frequencies
+from medgen.methods.frequency_mr_to_ct.loss import LOWEST_HU, RANGE_HU, SPACING_MM, frequency_loss, low_frequencies
 from medgen.methods.frequency_mr_to_ct.net import Critic, FrequencyNet
 from medgen.training.export import export_weights
 from medgen.training.loop import LoopConfig, Update
@@ -41,7 +41,7 @@ class Config:
 
     width: int
     steps: int
-    patch: int = 64
+    patch: int = 48
     batch: int = 1
     learning_rate: float = 2e-3
     kernel: int = 13
@@ -54,9 +54,9 @@ class Config:
 
 
 CONFIGS = {
-    "smoke": Config(width=4, steps=4, patch=16, kernel=3, heads=1, copies=1),
-    "small": Config(width=8, steps=2400, learning_rate=3e-3),
-    "paper": Config(width=32, steps=225_000, batch=2, learning_rate=1e-3, adversarial=1e-3, copies=8),
+    "smoke": Config(width=4, steps=4, patch=32, kernel=3, heads=1, copies=1),
+    "small": Config(width=8, steps=3000, learning_rate=3e-3),
+    "paper": Config(width=32, steps=225_000, batch=2, learning_rate=1e-3, adversarial=1e-3, copies=8, patch=64),
 }
 
 
@@ -121,8 +121,8 @@ class Rendered:
 def rendered(maps: list[Path], cache: Path, copies: int, sigma: float, progress: Progress) -> list[Rendered]:
     """Made once and kept in `cache`."""
     found = []
-    for head, stem in bent_heads(maps, cache, copies, 0, progress.log):
-        kept = stem.with_suffix(f".low{sigma:g}.npy")
+    for head, stem in bent_heads(maps, cache, copies, 0, SPACING_MM, progress.log):
+        kept = Path(f"{stem}.low{sigma:g}.npy")
         if not kept.is_file():
             np.save(kept, low_frequencies(head.hu, sigma).astype(np.float16))
         found.append(Rendered(head, np.load(kept, mmap_mode="r")))

@@ -1,0 +1,233 @@
+"""Frequency-supervised MR to CT: the exact facts of the network, geometry, what a run gives and refuses, training."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+from scipy.ndimage import gaussian_filter
+
+from medgen.errors import BadInput
+from medgen.imaging.geometry import from_array, to_array
+from medgen.imaging.phantoms import analytic_head, render_ct, render_mr
+from medgen.imaging.sliding_window import sliding_window
+from medgen.method import Context, SilentProgress
+from medgen.methods.frequency_mr_to_ct import infer, train
+from medgen.methods.frequency_mr_to_ct.loss import LOWEST_HU, RANGE_HU, frequency_loss, low_frequencies
+from medgen.methods.frequency_mr_to_ct.net import BOX, Critic, FrequencyNet, Refinement, Split, network_from_state
+from medgen.methods.frequency_mr_to_ct.proof import support
+from medgen.methods.frequency_mr_to_ct.spec import FREQUENCY
+from medgen.spec import ImageFacts
+
+
+@pytest.mark.parametrize(("kernel", "weights"), [(3, 27_648), (7, 64_512), (13, 119_808), (19, 175_104)])
+def test_the_refinement_has_the_papers_weights(kernel, weights) -> None:
+    with torch.device("meta"):
+        assert sum(p.numel() for p in Refinement(32, kernel).parameters() if p.dim() == 5) == weights
+
+
+def test_the_refinement_sees_a_full_box() -> None:
+    assert support(Refinement(4, 5)) == 5**3
+
+
+def test_the_frequency_map_parts_the_features() -> None:
+    torch.manual_seed(0)
+    network = FrequencyNet(2, 3).eval()
+    found = network(torch.randn(2, 1, 16, 16, 16))
+    assert all(part.shape == (2, 1, 16, 16, 16) for part in found)
+    assert 0 <= float(found.share.min()) <= float(found.share.max()) <= 1
+    assert torch.equal(found.ct, found.low + found.high)
+
+
+def test_a_network_comes_back_from_its_weights() -> None:
+    network = FrequencyNet(3, 5, pools=2, lowpass=BOX)
+    again = network_from_state(network.state_dict())
+    assert {n: v.shape for n, v in again.state_dict().items()} == {n: v.shape for n, v in network.state_dict().items()}
+
+
+def test_the_critic_sees_the_mr_beside_the_high_frequencies() -> None:
+    torch.manual_seed(0)
+    high, mr = torch.randn(2, 2, 1, 16, 16, 16)
+    critic = Critic(2)
+    assert critic(high, mr).shape == (2,)
+    assert not torch.allclose(critic(high, mr), critic(high, 2 - mr.flip(2)))
+    alone = Critic(2, conditioned=False)
+    assert torch.equal(alone(high, mr), alone(high, 2 - mr.flip(2)))
+
+
+def test_losses_by_hand() -> None:
+    ct, high = torch.full((1, 1, 2, 2, 2), 0.5), torch.full((1, 1, 2, 2, 2), 0.1)
+    found = Split(low=ct - 0.2, high=high + 0.3, share=ct)  # whole: 0.3 + 0.4 - 0.5 = 0.2 off; high: 0.3 off
+    loss, whole = frequency_loss(found, ct, high, 2.0)
+    assert float(whole) == pytest.approx(0.2)
+    assert float(loss) == pytest.approx(2 * 0.3 + 0.2)
+
+
+def test_the_low_pass_is_a_gaussian_of_15_voxels_or_a_box_of_16() -> None:
+    hu = np.zeros((60, 64, 68), np.float32)
+    hu[20:35, 20:50, 10:40] = 1000
+    smooth = low_frequencies(hu)
+    assert np.abs(smooth - gaussian_filter(hu, 15, mode="nearest")).max() < 0.02 * smooth.max()
+    impulse = np.zeros((40, 40, 40), np.float32)
+    impulse[20, 20, 20] = 16**3
+    box = low_frequencies(impulse, BOX)
+    assert np.allclose(box[box > 0.5], 1) and (box > 0.5).sum() == 16**3
+
+
+def test_an_identity_comes_back_through_the_windows() -> None:
+    volume = torch.randn(1, 100, 90, 70)
+    assert float((sliding_window(volume, lambda w: w, (48,) * 3, 0.5) - volume).abs().max()) < 1e-5
+
+
+# ------------------------------------------------------------------------------------------------------------- running
+
+
+@pytest.fixture(scope="module")
+def mr() -> sitk.Image:
+    return render_mr(analytic_head(np.random.default_rng(0), 4.0), "T1", np.random.default_rng(1))
+
+
+class Bright(torch.nn.Module):
+    """Stands for a network: HU 40 where the z-score is above -1, air elsewhere; voxel by voxel."""
+
+    def forward(self, mr: torch.Tensor) -> Split:
+        hu = torch.where(mr > -1, 40.0, -1000.0)
+        unit = (hu - LOWEST_HU) / RANGE_HU
+        return Split(unit, torch.zeros_like(unit), (mr > -1).float())
+
+
+class Notices(SilentProgress):
+    def __init__(self) -> None:
+        self.heard: list[str] = []
+
+    def notice(self, sentence: str) -> None:
+        self.heard.append(sentence)
+
+
+def run(inputs, monkeypatch, progress=None, **parameters):
+    monkeypatch.setattr(infer, "SPACING_MM", 4.0)
+    monkeypatch.setattr(infer, "load_network", lambda _context: Bright())
+    given = {"remove_bias": False, "overlap": "0.25", **parameters}
+    return infer.run(inputs, FREQUENCY.check_parameters(given), Context(progress=progress or SilentProgress()))
+
+
+def test_a_run_gives_hu_on_the_scans_grid(mr, monkeypatch) -> None:
+    found = run({"mr": mr}, monkeypatch, frequency_maps=True)
+    assert set(found) == {"ct", "outline", "segments", "high", "share"}
+    for image in found.values():
+        assert image.GetSize() == mr.GetSize() and image.GetOrigin() == mr.GetOrigin()
+    hu, body = to_array(found["ct"]), to_array(found["outline"]) != 0
+    assert found["ct"].GetPixelID() == sitk.sitkInt16
+    assert (hu[~body] < -600).mean() > 0.98  # voxels on the skin hold both, as resampled
+    assert np.percentile(hu[body], 75) == 40
+    assert to_array(found["share"]).min() >= 0 and to_array(found["share"]).max() <= 1
+
+
+def test_the_spread_of_one_answer_is_nought(mr, monkeypatch) -> None:
+    found = run({"mr": mr}, monkeypatch, uncertainty=True)
+    spread = to_array(found["uncertainty"])
+    assert np.percentile(spread[to_array(found["outline"]) != 0], 40) == 0  # all but edges
+
+
+def test_axes_and_flips_do_not_matter(mr, monkeypatch) -> None:
+    turned = sitk.Flip(sitk.PermuteAxes(mr, [2, 0, 1]), [True, False, True])
+    plain, other = (run({"mr": image}, monkeypatch)["ct"] for image in (mr, turned))
+    back = sitk.Resample(other, mr, sitk.Transform(), sitk.sitkNearestNeighbor, -1000)
+    assert np.array_equal(to_array(back), to_array(plain))
+
+
+def test_a_tilted_grid_gives_the_same_in_the_world(mr, monkeypatch) -> None:
+    tilt = sitk.Euler3DTransform()
+    tilt.SetRotation(0.1, -0.15, 0.2)
+    tilted = sitk.Image(mr)
+    tilted.SetDirection(tilt.GetMatrix())
+    tilted.SetOrigin(tilt.TransformPoint(mr.GetOrigin()))
+    plain, other = (to_array(run({"mr": image}, monkeypatch)["ct"]) for image in (mr, tilted))
+    assert np.abs(plain - other).mean() < 1
+
+
+def test_a_reference_fills_the_table(mr, monkeypatch) -> None:
+    reference = render_ct(analytic_head(np.random.default_rng(0), 4.0), np.random.default_rng(2))
+    table = run({"mr": mr, "reference": reference}, monkeypatch)["metrics"]
+    assert {"whole", "body", "soft", "bone", "bone edge"} <= set(table["region"])
+    soft = table["region"].index("soft")
+    assert table["MAE (HU)"][soft] < table["MAE (HU)"][table["region"].index("bone")]
+
+
+def test_a_body_given_by_hand_is_kept(mr, monkeypatch) -> None:
+    half = np.zeros(to_array(mr).shape, np.uint8)
+    half[15:38, 15:38, 12:30] = 1
+    found = run({"mr": mr, "body": from_array(half, mr)}, monkeypatch)
+    outside = to_array(found["ct"])[half == 0]
+    assert (outside < -600).mean() > 0.95
+    with pytest.raises(BadInput, match="mask"):
+        run({"mr": mr, "body": from_array(0 * half, mr)}, monkeypatch)
+
+
+def test_a_cut_head_is_noticed(mr, monkeypatch) -> None:
+    progress = Notices()
+    run({"mr": mr}, monkeypatch, progress)
+    assert not progress.heard
+    run({"mr": mr[18:]}, monkeypatch, progress)
+    assert "right" in progress.heard[0]
+
+
+def test_no_contrast_is_refused(monkeypatch) -> None:
+    with pytest.raises(BadInput, match="contrast"):
+        run({"mr": sitk.Image(20, 20, 20, sitk.sitkFloat32) + 3}, monkeypatch)
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        ({"minimum": -1000.0}, "CT"),
+        ({"spacing_mm": (1.0, 1.0, 5.0)}, "thin bone"),
+        ({"size": (256, 256, 90)}, "cuts the head"),
+        ({"maximum": 20_000.0}, "metal"),
+        ({"percentiles": (5.0, 5.0, 5.0)}, "contrast"),
+    ],
+)
+def test_warnings_before_the_run(change, word) -> None:
+    good = ImageFacts((256, 256, 200), (1.0, 1.0, 1.0), 0.0, 900.0, (0.0, 100.0, 700.0), "MR")
+    assert not FREQUENCY.fitness({"mr": good})
+    found = FREQUENCY.fitness({"mr": replace(good, **change)})
+    assert any(word in warning.sentence for warning in found)
+
+
+# ------------------------------------------------------------------------------------------------------------ training
+
+
+def write_map(folder: Path, number: int) -> None:
+    folder.mkdir(exist_ok=True)
+    sitk.WriteImage(analytic_head(np.random.default_rng(number), 4.0), str(folder / f"map_{number:02d}.nii.gz"))
+
+
+def test_training_on_label_maps_with_a_critic(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(train, "SPACING_MM", 4.0)
+    maps = tmp_path / "maps"
+    write_map(maps, 1)
+    write_map(maps, 15)
+    tiny = train.Config(width=2, steps=2, patch=32, kernel=3, heads=1, copies=2, adversarial=0.001)
+    weights = train.train_as(maps, tmp_path / "out", tiny, "tiny", 0, "cpu", SilentProgress())
+    assert weights.is_file() and (weights.parent / "card.json").is_file()
+    assert "critic" in (weights.parent / "log.jsonl").read_text()
+
+
+def test_the_same_step_draws_the_same_patches(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(train, "SPACING_MM", 4.0)
+    write_map(tmp_path, 1)
+    heads = train.rendered([tmp_path / "map_01.nii.gz"], tmp_path / "heads", 1, 15.0, SilentProgress())
+    once, again, other = (train.draw_batch(heads, 16, 1, seed) for seed in ((1, 5), (1, 5), (1, 6)))
+    assert all(torch.equal(a, b) for a, b in zip(once, again, strict=True))
+    assert not torch.equal(once[0], other[0])
+
+
+def test_a_folder_without_data_is_refused(tmp_path) -> None:
+    with pytest.raises(BadInput, match="label maps"):
+        train.train(tmp_path, tmp_path / "out", "smoke")
+    with pytest.raises(BadInput, match="configuration"):
+        train.train(tmp_path, tmp_path / "out", "enormous")
