@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
+from diffusion_data import label_maps, small_head
 
 from medgen.catalogue import find_method
 from medgen.errors import BadInput
 from medgen.imaging.geometry import Grid, to_array
-from medgen.imaging.phantoms import analytic_head, insert_lesions, render_mr, strip_skull
+from medgen.imaging.phantoms import insert_lesions, render_mr, strip_skull
 from medgen.imaging.xray_set import load_xrays
 from medgen.method import Context
 from medgen.methods.descargan import infer
@@ -71,14 +72,12 @@ def test_critic_wants_real_above_fake_and_slopes_of_one() -> None:
 
 @pytest.fixture(scope="module")
 def head() -> sitk.Image:
-    return analytic_head(np.random.default_rng(0), spacing_mm=3.0)
+    return small_head()
 
 
 @pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory, head: sitk.Image) -> Path:
-    data, out = tmp_path_factory.mktemp("maps"), tmp_path_factory.mktemp("trained")
-    sitk.WriteImage(head, str(data / "head_01.nii.gz"))
-    return train(data, out, "smoke")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return train(label_maps(), tmp_path_factory.mktemp("trained"), "smoke")  # renders its slices itself
 
 
 def run(image: sitk.Image, weights: Path, **chosen: Any) -> dict[str, Any]:

@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
+from diffusion_data import rendered_slices, small_head
 
 from medgen.catalogue import find_method
 from medgen.diffusion.networks import NoiseNetwork, load_networks
 from medgen.errors import BadInput, Cancelled
 from medgen.imaging.brain_study import BRAIN_SEQUENCES, brain_study, scale_brain
 from medgen.imaging.geometry import Grid, to_array
-from medgen.imaging.phantoms import analytic_head, insert_lesions, render_mr, strip_skull
+from medgen.imaging.phantoms import insert_lesions, render_mr, strip_skull
 from medgen.imaging.phantoms.brain_set import load_brain_set, render_study
 from medgen.method import Context, SilentProgress
 from medgen.methods.diffusion_anomaly import infer
@@ -27,15 +28,13 @@ SPEC = find_method("diffusion_anomaly")
 
 @pytest.fixture(scope="module")
 def head() -> sitk.Image:
-    return analytic_head(np.random.default_rng(0), spacing_mm=3.0)
+    return small_head()
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory, head: sitk.Image) -> Path:
-    """A few steps on two variants of one head."""
-    data, out = tmp_path_factory.mktemp("maps"), tmp_path_factory.mktemp("trained")
-    sitk.WriteImage(head, str(data / "head_01.nii.gz"))
-    return train(data, out, "smoke")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A few steps on the slices of one head."""
+    return train(rendered_slices(), tmp_path_factory.mktemp("trained"), "smoke")
 
 
 @pytest.fixture(scope="module")
@@ -178,8 +177,8 @@ def test_training_goes_on_and_says_what_it_made(trained: Path) -> None:
     assert card["steps"] == 3
     networks = load_networks(trained, "cpu")
     assert set(networks) == {"denoiser", "classifier"}
-    rendered = load_brain_set(trained.parent / "slices")
-    again = train(trained.parent / "slices", trained.parent, "smoke")  # done already: only written anew
+    rendered = load_brain_set(rendered_slices())
+    again = train(rendered_slices(), trained.parent, "smoke")  # done already: only written anew
     for name, value in load_networks(again, "cpu")["denoiser"].state_dict().items():
         assert torch.equal(value, networks["denoiser"].state_dict()[name])
     assert rendered.images.dtype == np.uint8 and len(rendered.images) == len(rendered.index)

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
+from diffusion_data import rendered_slices, small_head
 
 from medgen.catalogue import find_method
 from medgen.diffusion.networks import load_networks
 from medgen.errors import BadInput
 from medgen.imaging.geometry import Grid, from_array, to_array
-from medgen.imaging.phantoms import analytic_head, insert_lesions, render_mr, strip_skull
+from medgen.imaging.phantoms import insert_lesions, render_mr, strip_skull
 from medgen.method import Context
 from medgen.methods.diffusion_edit import infer as edit
 from medgen.methods.diffusion_edit.train import lesion_share
@@ -27,21 +28,17 @@ SEGMENTATION, EDIT = find_method("diffusion_segmentation"), find_method("diffusi
 
 @pytest.fixture(scope="module")
 def head() -> sitk.Image:
-    return analytic_head(np.random.default_rng(0), spacing_mm=3.0)
+    return small_head()
 
 
 @pytest.fixture(scope="module")
-def rendered(tmp_path_factory: pytest.TempPathFactory, head: sitk.Image) -> Path:
-    """A folder of rendered slices, and beside it the segmentation network that was trained first."""
-    data, out = tmp_path_factory.mktemp("maps"), tmp_path_factory.mktemp("trained")
-    sitk.WriteImage(head, str(data / "head_01.nii.gz"))
-    train_segmentation(data, out, "smoke")
-    return out
+def segmentation_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return train_segmentation(rendered_slices(), tmp_path_factory.mktemp("segmentation"), "smoke")
 
 
 @pytest.fixture(scope="module")
-def edit_weights(tmp_path_factory: pytest.TempPathFactory, rendered: Path) -> Path:
-    return train_edit(rendered / "slices", tmp_path_factory.mktemp("edit"), "smoke")
+def edit_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return train_edit(rendered_slices(), tmp_path_factory.mktemp("edit"), "smoke")
 
 
 @pytest.fixture(scope="module")
@@ -55,17 +52,17 @@ def flair(head: sitk.Image) -> sitk.Image:
     return sitk.DICOMOrient(thick, "RAI")
 
 
-def draw(flair: sitk.Image, folder: Path, context: Context | None = None, **parameters: Any) -> dict[str, Any]:
+def draw(flair: sitk.Image, weights: Path, context: Context | None = None, **parameters: Any) -> dict[str, Any]:
     context = context or Context()
-    context.weights = folder / "lesions.safetensors"
+    context.weights = weights
     return segmentation.run({"FLAIR": flair}, SEGMENTATION.check_parameters({"steps": 3, **parameters}), context)
 
 
 @pytest.mark.parametrize("sampler", ["ddpm", "ddim", "dpm2"])
 def test_draws_become_a_mask_a_mean_and_a_variance_on_the_scans_grid(
-    sampler: str, flair: sitk.Image, rendered: Path
+    sampler: str, flair: sitk.Image, segmentation_weights: Path
 ) -> None:
-    result = draw(flair, rendered, draws=3, sampler=sampler)
+    result = draw(flair, segmentation_weights, draws=3, sampler=sampler)
     for name in ("segmentation", "mean", "votes", "variance"):
         assert Grid.of(result[name]) == Grid.of(flair)
     assert set(result) == {port.name for port in SEGMENTATION.outputs}
@@ -79,10 +76,10 @@ def test_draws_become_a_mask_a_mean_and_a_variance_on_the_scans_grid(
     assert 0 <= table["slices empty in every draw"] <= table["slices"]
 
 
-def test_seeds_and_not_batches_make_the_draws(flair: sitk.Image, rendered: Path) -> None:
-    one = draw(flair, rendered, Context(seed=4), draws=2)["mean"]
-    same = draw(flair, rendered, Context(seed=4, batch_scale=0.1), draws=2)["mean"]
-    other = draw(flair, rendered, Context(seed=5), draws=2)["mean"]
+def test_seeds_and_not_batches_make_the_draws(flair: sitk.Image, segmentation_weights: Path) -> None:
+    one = draw(flair, segmentation_weights, Context(seed=4), draws=2)["mean"]
+    same = draw(flair, segmentation_weights, Context(seed=4, batch_scale=0.1), draws=2)["mean"]
+    other = draw(flair, segmentation_weights, Context(seed=5), draws=2)["mean"]
     assert np.allclose(to_array(one), to_array(same), atol=1e-4)
     assert not np.allclose(to_array(one), to_array(other), atol=1e-2)
 
@@ -167,7 +164,7 @@ def test_sizes_are_edited_where_there_is_a_lesion(
 
 
 def test_edit_file_holds_all_networks_and_the_noise_network_can_be_taken_over(
-    edit_weights: Path, rendered: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    edit_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     networks = load_networks(edit_weights, "cpu")
     assert set(networks) == {"denoiser", "regressor", "segmenter", "judge"}
@@ -175,7 +172,7 @@ def test_edit_file_holds_all_networks_and_the_noise_network_can_be_taken_over(
     (starters / "diffusion_anomaly").mkdir(parents=True)
     (starters / "diffusion_anomaly" / "brain_mr.safetensors").write_bytes(edit_weights.read_bytes())
     monkeypatch.setattr("medgen.methods.diffusion_edit.train.STARTER_WEIGHTS", starters)
-    taken = load_networks(train_edit(rendered / "slices", tmp_path / "again", "smoke", seed=1), "cpu")
+    taken = load_networks(train_edit(rendered_slices(), tmp_path / "again", "smoke", seed=1), "cpu")
     for name, value in taken["denoiser"].state_dict().items():
         assert torch.equal(value, networks["denoiser"].state_dict()[name])
     assert not torch.equal(taken["judge"].first.weight, networks["judge"].first.weight)

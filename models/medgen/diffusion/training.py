@@ -91,7 +91,7 @@ HELD_OUT = [0, 1, 2, 3]
 
 def brain_set(data: Path, out: Path, seed: int, quick: bool, progress: Progress | None) -> BrainSet:
     """The rendered slices in `data`, or those of the label maps in `data` rendered into `out`/slices: ten variants of
-    heads 1 to 14, four of the others. quick: two variants of one head. Raises BadInput where there is neither."""
+    heads 1 to 14, four of the others. quick: one of one head. Raises BadInput where there is neither."""
     if (data / "images.npy").is_file():
         return load_brain_set(data)
     if (out / "slices" / "images.npy").is_file():
@@ -101,7 +101,7 @@ def brain_set(data: Path, out: Path, seed: int, quick: bool, progress: Progress 
     if not kinds:
         raise BadInput(f"There are no label maps numbered 1 to 14 (*_01.nii.gz ...) to train on in '{data}'.")
     if quick:
-        kinds = {min(kinds): [2, 3]}
+        kinds = {min(kinds): [2]}
     else:
         kinds |= {n: HELD_OUT for n in (*VALIDATION_HEADS, *TEST_HEADS) if n in maps}
     return render_brain_set(maps, kinds, seed, out / "slices", progress)
