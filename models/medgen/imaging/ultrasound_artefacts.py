@@ -35,7 +35,7 @@ def find_text(frames: list[Grey], inside: Mask, sensitivity: float = 0.5) -> Mas
     if len(frames) >= 3:
         spread = np.ptp(np.stack(frames), axis=0)
         moving = ndimage.uniform_filter(spread, 15) > 2 * STEADY  # where tissue moves, what stands still is no tissue
-        found |= ndimage.binary_opening((spread <= STEADY) & (thin > contrast / 2), np.ones((1, 2))) & moving
+        found |= _large((spread <= STEADY) & (thin > contrast / 2) & moving, 4)
     return ndimage.binary_dilation(found, np.ones((3, 3))) & inside
 
 
@@ -93,7 +93,7 @@ def find_shadows(grey: Grey, inside: Mask, sensitivity: float = 0.5) -> Mask:
 
 
 def _large(mask: Mask, least: float) -> Mask:
-    pieces, _ = ndimage.label(mask)
+    pieces, _ = ndimage.label(mask, np.ones((3, 3)))
     keep = np.bincount(pieces.ravel()) >= max(least, 1)
     keep[0] = False
     return keep[pieces]

@@ -201,8 +201,8 @@ def to_state(network: HierarchicalInpainter) -> dict[str, Tensor]:
 
 def from_state(state: dict[str, Tensor]) -> HierarchicalInpainter:
     """The network of `to_state`, float32, for `encode` and `complete`."""
-    stored: dict[str, Any] = {k[6:]: v.tolist() for k, v in state.items() if k.startswith("shape.")}
-    shape = {name: tuple(value) if isinstance(value, list) else value for name, value in stored.items()}
+    stored = {k[6:]: v.tolist() for k, v in state.items() if k.startswith("shape.")}
+    shape: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in stored.items()}
     network = HierarchicalInpainter(Shape(**shape))
     weights = {k: v.float() if v.is_floating_point() else v for k, v in state.items() if not k.startswith("shape.")}
     missing, unknown = network.load_state_dict(weights, strict=False)
