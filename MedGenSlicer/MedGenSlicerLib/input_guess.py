@@ -10,7 +10,7 @@ from vtk.util import numpy_support
 
 from medgen import spec
 from medgen.spec import ImageFacts
-from MedGenSlicerLib import node_bridge, provenance
+from MedGenSlicerLib import frames, node_bridge, provenance
 
 WORDS = {  # what names of series say about their kind
     "CT": {"ct", "cta", "cbct", "hu", "chest", "abdomen"},
@@ -54,7 +54,8 @@ def candidates(port: spec.Port) -> list[Any]:
     """The nodes of the scene that can fill the port, in the order of the scene."""
     classes = node_bridge.node_classes(port)
     found = [n for cls in classes for n in slicer.util.getNodesByClass(cls)]
-    exact = [n for n in found if not n.GetHideFromEditors()]
+    # a sequence that a browser plays is met as the volume that shows its frames
+    exact = [n for n in found if not n.GetHideFromEditors() and frames.shown_node(n) is n]
     if isinstance(port, (spec.Image, spec.Probability)):  # label maps and colour images are scalar volumes to MRML
         exact = [n for n in exact if n.GetClassName() in classes]
     return exact

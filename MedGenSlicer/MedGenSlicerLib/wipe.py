@@ -10,7 +10,7 @@ import vtk
 from slicer.i18n import tr as _
 from vtk.util import numpy_support
 
-from MedGenSlicerLib import views
+from MedGenSlicerLib import provenance, views
 
 REC_601 = np.array((0.299, 0.587, 0.114))  # luminance of red, green, blue
 
@@ -46,6 +46,7 @@ class Wipe:
         after.GetIJKToRASMatrix(matrix)
         node.SetIJKToRASMatrix(matrix)
         node.SetAndObserveTransformNodeID(after.GetTransformNodeID())
+        provenance.copy(after, node)  # the views say that it is synthetic
         self._after_id = after.GetID()
         return node
 

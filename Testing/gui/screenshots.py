@@ -177,10 +177,77 @@ def synthetic_ct(folder: Path) -> None:
     grab(widget.parent, folder / "MedGenSyntheticCT-check.png")
 
 
+def sonosite_cine(count: int = 6):
+    """A sequence of real frames, which the pydicom package carries, played by a browser; the volume that shows them."""
+    import SimpleITK as sitk
+    import slicer
+
+    from medgen.training.ultrasound_frames import pydicom_example
+    from MedGenSlicerLib import node_bridge
+
+    sequence = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSequenceNode", "Cardiac US frames")
+    for number, image in enumerate(pydicom_example("examples_ybr_color.dcm")[:count]):
+        node = slicer.vtkMRMLScalarVolumeNode()
+        grey = sitk.Cast(sitk.VectorMagnitude(sitk.Cast(image, sitk.sitkVectorFloat32)) / 3**0.5, sitk.sitkUInt8)
+        node_bridge.fill_volume(node, sitk.JoinSeries([grey]))
+        sequence.SetDataNodeAtValue(node, str(number))
+    browser = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSequenceBrowserNode", "Cardiac US")
+    browser.AddSynchronizedSequenceNodeID(sequence.GetID())
+    proxy = browser.GetProxyNode(sequence)
+    proxy.SetName("Cardiac US")
+    proxy.CreateDefaultDisplayNodes()
+    return proxy
+
+
+def ultrasound(folder: Path) -> None:
+    """A real cine, a strip of it filled in every frame; then the panel of the style transfer with its map."""
+    import numpy as np
+    import slicer
+    from harness import views as drawn
+
+    from MedGenSlicerLib import method_catalogue, settings
+
+    if not method_catalogue.has_weights("us_inpainting"):
+        settings.put("method_folders", str(HERE / "methods"))
+    volume = sonosite_cine()
+    labels = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode", "strip")
+    strip = np.zeros(slicer.util.arrayFromVolume(volume).shape, np.uint8)
+    strip[0, 105:130, 130:175] = 1
+    slicer.util.updateVolumeFromArray(labels, strip)
+    labels.CopyOrientation(volume)
+    mask = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "What to fill")
+    slicer.modules.segmentations.logic().ImportLabelmapToSegmentationNode(labels, mask)
+    slicer.mrmlScene.RemoveNode(labels)
+    mask.SetDisplayVisibility(False)
+    widget = DRIVER.open("MedGenUltrasound")
+    panel = widget.panel
+    panel.chooser.choose(ready_method(panel, "us_inpainting", "gui_fill"))
+    panel.inputs.rows["frames"].selector.setCurrentNode(volume)
+    panel.inputs.rows["mask"].selector.setCurrentNode(mask)
+    DRIVER.process(200)
+    ticket = DRIVER.run(panel, 600)
+    assert ticket.state == "finished", ticket.error
+    pictures = []
+    for name in ("MedGenLeft", "MedGenRight"):
+        pictures.append(folder / f".us-{name}.png")
+        drawn.draw_slice(name, pictures[-1], VIEW, VIEW)
+    panel.tools.show_spread()
+    pictures.append(folder / ".us-spread.png")
+    drawn.draw_slice("Red", pictures[-1], VIEW, VIEW)
+    panel.tools.wipe_slider.setValue(45)
+    DRIVER.process(100)
+    pictures.append(folder / ".us-wipe.png")
+    drawn.draw_slice("Red", pictures[-1], VIEW, VIEW)
+    beside(grab(widget.parent, folder / ".us-panel.png"), pictures, folder / "MedGenUltrasound.png")
+    panel.chooser.choose("us_style_transfer")
+    DRIVER.process(200)
+    grab(widget.parent, folder / "MedGenUltrasound-style.png")
+
+
 def other_panels(folder: Path) -> None:
     """Every other module, as it opens."""
     for name in harness.module_names():
-        if name not in ("MedGenSegment", "MedGenSyntheticCT"):
+        if name not in ("MedGenSegment", "MedGenSyntheticCT", "MedGenUltrasound"):
             widget = DRIVER.open(name)
             if hasattr(widget, "environment"):
                 widget.environment.folders.setText("")
@@ -222,6 +289,7 @@ def main() -> None:
         cards_and_dialogs,
         other_panels,
         synthetic_ct,
+        ultrasound,
     ]:
         take(folder)
     jobs.controller().shut_down()

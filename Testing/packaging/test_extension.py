@@ -92,7 +92,7 @@ print("opened")
 
 def test_the_panels_open_from_the_package(package):
     names = [path.stem for path in package.glob("MedGen*.py")]
-    assert {"MedGenSegment", "MedGenSyntheticCT", "MedGenJobs"} <= set(names)
+    assert {"MedGenSegment", "MedGenSyntheticCT", "MedGenUltrasound", "MedGenJobs"} <= set(names)
     command = [sys.executable, "-c", OPEN, str(ROOT / "Testing" / "gui"), str(package), *names]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0 and "opened" in done.stdout, done.stderr[-3000:]
