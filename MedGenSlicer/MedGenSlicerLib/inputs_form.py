@@ -216,13 +216,17 @@ class InputsForm:
         if self.method is None:
             return
         taken = [node for port in self.method.inputs for node in state.input_nodes(port.name)]
-        for port in self.method.inputs:
-            if isinstance(port, spec.Planes) or state.input_nodes(port.name):
-                continue
-            node = input_guess.likeliest(port, taken)
-            if node is not None:
-                taken.append(node)
-                state.set_input_nodes(port.name, [node])
+        empty = [p for p in self.method.inputs if not isinstance(p, spec.Planes) and not state.input_nodes(p.name)]
+        while empty:
+            offers = [(port, input_guess.likeliest(port, taken)) for port in empty]
+            fitting = [(port, node) for port, node in offers if node is not None]
+            if not fitting:
+                return
+            # what is required first; a T1 goes to the input that asks for one, not to the first that takes any MR
+            port, node = max(fitting, key=lambda offer: (offer[0].required, input_guess.score(*offer)))
+            taken.append(node)
+            state.set_input_nodes(port.name, [node])
+            empty.remove(port)
 
     def inputs(self) -> dict[str, list[Any]]:
         """{port: nodes}, empty ports left out."""

@@ -158,9 +158,12 @@ def label_image(node: Any, reference: Any = None, segment_ids: Optional[list[str
     missing = [i for i in ids if node.GetSegmentation().GetSegment(i) is None]
     if missing:
         raise BadInput(f"The segmentation '{node.GetName()}' has no segment '{missing[0]}' any more.")
-    if reference is None or reference.GetImageData() is None:
+    if reference is None or not reference.IsA("vtkMRMLVolumeNode") or reference.GetImageData() is None:
         merged = _merged(node, ids, None)
-        return steps.finish(_image_steps(merged, oriented_grid(merged)))
+        matrix = FrameChange(node, reference).matrix if reference is not None else np.eye(4)
+        if matrix is None:
+            raise BadInput(f"The segmentation '{node.GetName()}' is bent against the others: harden its transform.")
+        return steps.finish(_image_steps(merged, matrix @ oriented_grid(merged)))
     grid, size = volume_grid(reference), reference.GetImageData().GetDimensions()
     change = FrameChange(reference, node)
     if change.matrix is not None:

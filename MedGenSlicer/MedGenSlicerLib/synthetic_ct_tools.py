@@ -244,12 +244,15 @@ class LookTools:
         return show
 
     def show_new(self, made: list[Any]) -> None:
-        """Beside the MR; segments of the run as outlines, or the densities could not be seen."""
+        """Beside the MR, or alone where it was made of segments; the run's segments as outlines, or they would hide the
+        densities."""
         for node in made:
             if node.IsA("vtkMRMLSegmentationNode") and node.GetDisplayNode() is not None:
                 node.GetDisplayNode().SetVisibility2DFill(False)
         if self.tools.source() is not None:
             self._side_by_side()
+        else:
+            views.show_background(self.tools.image())
 
     def _side_by_side(self) -> None:
         views.side_by_side([self.tools.source(), self.tools.image()])

@@ -125,6 +125,19 @@ def test_windows_uncertainty_and_surface(driver, panel):
     assert not look.difference.isEnabled() and "reference" in look.difference.toolTip()
 
 
+def test_each_mr_goes_to_the_input_that_asks_for_it(driver):
+    from medgen.spec import Image, MethodSpec
+    from MedGenSlicerLib.inputs_form import InputsForm
+
+    t1, fat = driver.head("Patient T1"), driver.head("Patient dixon fat")
+    panel = driver.open("MedGenSyntheticCT").panel
+    form, ports = InputsForm(panel.log_button.layout(), panel.update), ("Water MR", "T1 MR", "Fat MR")
+    images = tuple(Image(title.split()[0].lower(), title, False, modality="MR") for title in ports)
+    form.method = MethodSpec("x", "x", "x", "x", panel.method.paper, "x", "x:x", images, ())
+    form.choose_likeliest(panel.state)
+    assert [panel.state.input_node(port.name) for port in images] == [None, t1, fat]
+
+
 # ------------------------------------------------------------------------------------------------------------- correct
 
 

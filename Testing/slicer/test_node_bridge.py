@@ -187,6 +187,23 @@ def test_segments_follow_their_own_transform(scene):
     assert np.array_equal(found, np.roll(labels, 2, axis=2))
 
 
+def test_segments_alone_lie_in_the_first_one_s_frame(scene):
+    """A method that takes masks only has a segmentation for its reference."""
+    from MedGenSlicerLib import node_bridge
+
+    labels = np.zeros((6, 6, 6), np.uint8)
+    labels[2:4, 2:4, 2:4] = 1
+    first, second = segmentation(scene, labels, grid(4)), segmentation(scene, labels, grid(4))
+    own = node_bridge.label_image(first)
+    shift = np.eye(4)
+    shift[:3, 3] = (2, -3, 5)
+    second.SetAndObserveTransformNodeID(linear_parent(scene, shift).GetID())
+    for node, moved in ((first, (0, 0, 0)), (second, (-2, 3, 5))):  # LPS
+        image = node_bridge.label_image(node, first)
+        assert np.array_equal(sitk.GetArrayFromImage(image), sitk.GetArrayFromImage(own))
+        assert np.allclose(np.subtract(image.GetOrigin(), own.GetOrigin()), moved, atol=1e-6)
+
+
 def test_points_planes_boxes_go_there_and_back(scene):
     from MedGenSlicerLib import node_bridge
 
