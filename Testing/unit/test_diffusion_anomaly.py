@@ -18,12 +18,12 @@ from medgen.imaging.geometry import Grid, to_array
 from medgen.imaging.phantoms import insert_lesions, render_mr, strip_skull
 from medgen.imaging.phantoms.brain_set import load_brain_set, render_study
 from medgen.method import Context, SilentProgress
-from medgen.methods.diffusion_anomaly import infer
+from medgen.methods.diffusion_anomaly import infer, infer_xray
 from medgen.methods.diffusion_anomaly.train import train
 from medgen.spec import ImageFacts
 from medgen.weights import load_card
 
-SPEC = find_method("diffusion_anomaly")
+SPEC, XRAY = find_method("diffusion_anomaly"), find_method("diffusion_anomaly_xray")
 
 
 @pytest.fixture(scope="module")
@@ -202,3 +202,22 @@ def test_fitness_warns_of_ct_and_of_no_flair() -> None:
     sentences = " ".join(w.sentence for w in SPEC.fitness(facts))
     assert "CT" in sentences and "9.0 mm" in sentences and "FLAIR" in sentences
     assert not SPEC.fitness({"FLAIR": ImageFacts((64, 64, 30), (1.0, 1.0, 3.0), 0.0, 900.0, (0.0, 90.0, 700.0), "MR")})
+
+
+def test_an_x_ray_is_learnt_and_redrawn_at_its_own_size(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    lines = ["file,patient_id,label"]
+    for number in range(4):
+        image = sitk.GetImageFromArray(rng.integers(0, 200, (90, 100)).astype(np.uint8))
+        sitk.WriteImage(image, str(tmp_path / f"{number}.png"))
+        lines.append(f"{number}.png,p{number},{'no_finding' if number < 2 else 'pneumonia'}")
+    (tmp_path / "labels.csv").write_text("\n".join(lines), "utf-8")
+    weights = train(tmp_path, tmp_path / "out", "smoke")
+    assert weights.name == XRAY.weights[0]
+    assert load_card(weights.parent)["trained_on_rendered"] is False
+    chosen = XRAY.check_parameters({"steps": 3, "noise_level": 200})
+    image = sitk.ReadImage(str(tmp_path / "1.png"))
+    result = infer_xray.run({"image": image}, chosen, Context(weights=weights))
+    assert set(result) == {port.name for port in XRAY.outputs}
+    for name in ("anomaly", "anomaly_map", "healthy"):
+        assert Grid.of(result[name]) == Grid.of(image)

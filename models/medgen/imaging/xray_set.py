@@ -9,8 +9,11 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import SimpleITK as sitk
+import torch
+from torch import Tensor
 
 from medgen.errors import BadInput
+from medgen.imaging.geometry import from_array
 from medgen.imaging.intensity import percentile_scale
 
 HEALTHY = "no_finding"
@@ -36,6 +39,15 @@ def xray_slice(image: sitk.Image, side: int) -> npt.NDArray[np.float32]:
     return percentile_scale(squeezed(values, (side, side)), 0.5, 99.5)
 
 
+def xray_to_scan(array: npt.NDArray[np.generic], image: sitk.Image) -> sitk.Image:
+    """[side, side] on the grid of the X-ray it was made of; labels (integers) stay labels."""
+    shape = tuple(n for n in reversed(image.GetSize()) if n > 1)
+    back = squeezed(array.astype(np.float32), (shape[0], shape[1]))
+    if not np.issubdtype(array.dtype, np.floating):
+        back = (back > 0.5).astype(np.uint8)
+    return from_array(back.reshape(tuple(reversed(image.GetSize()))), image)
+
+
 def squeezed(values: npt.NDArray[np.float32], shape: tuple[int, int]) -> npt.NDArray[np.float32]:
     """[h, w] resized edge to edge to another shape, blurred first where it shrinks."""
     from skimage.transform import resize
@@ -57,3 +69,23 @@ def load_xrays(folder: Path, side: int) -> XraySet:
         patients.setdefault((row["label"], row["patient_id"]), len(patients))
     held_out = np.array([patients[row["label"], row["patient_id"]] % 5 == 4 for row in rows])
     return XraySet(np.stack(images), diseased, held_out)
+
+
+@dataclass(frozen=True)
+class XraySampler:
+    """Random batches of the X-rays that are not held out, every other one diseased, some mirrored; the same number
+    gives the same batch."""
+
+    source: XraySet
+    seed: int
+    batch: int
+
+    def __call__(self, step: int) -> dict[str, Tensor]:
+        """'image' float32 [n, 1, side, side], 0..1; 'label' int64 [n], 0 is healthy."""
+        rng = np.random.default_rng((self.seed, step))
+        labels = np.arange(self.batch) % 2
+        rows = [np.flatnonzero((self.source.diseased == label) & ~self.source.held_out) for label in (0, 1)]
+        images = self.source.images[[int(rng.choice(rows[label])) for label in labels]]
+        mirrored = rng.random(self.batch) < 0.5
+        images[mirrored] = images[mirrored, :, ::-1]
+        return {"image": torch.from_numpy(images)[:, None], "label": torch.from_numpy(labels.astype(np.int64))}

@@ -16,9 +16,8 @@ from scipy import ndimage
 
 from medgen.errors import BadInput
 from medgen.imaging.brain_study import BRAIN_SEQUENCES, brain_study
-from medgen.imaging.geometry import from_array
 from medgen.imaging.islands import without_islands
-from medgen.imaging.xray_set import squeezed, xray_slice
+from medgen.imaging.xray_set import xray_slice, xray_to_scan
 from medgen.method import Context
 from medgen.methods.descargan.net import Discriminator, Generator, Size
 
@@ -93,16 +92,8 @@ def _slices(inputs: dict[str, Any], kind: str, side: int) -> tuple[Float32, Mask
         x, y, z = study.grid.spacing_mm
         return study.slices[:, BRAIN_SEQUENCES.index("FLAIR")] * 2 - 1, study.brain, (z, y, x), study.to_scan
     values = xray_slice(image, side) * 2 - 1
-    shape = np.squeeze(sitk.GetArrayViewFromImage(image)[..., 0] if image.GetNumberOfComponentsPerPixel() > 1
-                       else sitk.GetArrayViewFromImage(image)).shape  # fmt: skip
-
-    def to_scan(array: npt.NDArray[Any]) -> sitk.Image:
-        back = squeezed(array[0].astype(np.float32), shape)
-        back = back if np.issubdtype(array.dtype, np.floating) else (back > 0.5).astype(np.uint8)
-        return from_array(back.reshape(tuple(reversed(image.GetSize()))), image)
-
-    pixel = tuple(n * s / side for n, s in zip(shape, reversed(image.GetSpacing()[:2]), strict=True))
-    return values[None], np.ones((1, side, side), bool), (1.0, *pixel), to_scan
+    x, y = (n * s / side for n, s in zip(image.GetSize()[:2], image.GetSpacing()[:2], strict=True))
+    return values[None], np.ones((1, side, side), bool), (1.0, y, x), lambda array: xray_to_scan(array[0], image)
 
 
 @torch.no_grad()

@@ -11,7 +11,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -21,7 +20,7 @@ from medgen.diffusion.networks import joined_state
 from medgen.diffusion.training import BrainSampler, brain_set
 from medgen.errors import BadInput
 from medgen.imaging.brain_study import BRAIN_SEQUENCES, SIDE
-from medgen.imaging.xray_set import XraySet, load_xrays
+from medgen.imaging.xray_set import XraySampler, load_xrays
 from medgen.method import Progress
 from medgen.methods.descargan.net import Discriminator, Generator, Size
 from medgen.training.export import export_weights
@@ -221,16 +220,10 @@ def _brains(
 
 
 def _xrays(data: Path, side: int, seed: int, batch: int) -> Callable[[int], dict[str, Tensor]]:
-    xrays: XraySet = load_xrays(data, side)
-    rows = [np.flatnonzero((xrays.diseased == label) & ~xrays.held_out) for label in (0, 1)]
+    sampler = XraySampler(load_xrays(data, side), seed, batch)
 
     def draw(number: int) -> dict[str, Tensor]:
-        rng = np.random.default_rng((seed, number))
-        labels = np.arange(batch) % 2
-        images = xrays.images[[int(rng.choice(rows[label])) for label in labels]]
-        if rng.random() < 0.5:
-            images = images[..., ::-1]
-        image = torch.from_numpy(np.ascontiguousarray(images))[:, None] * 2 - 1
-        return {"image": image, "label": torch.from_numpy(labels.astype(np.int64))}
+        drawn = sampler(number)
+        return {"image": drawn["image"] * 2 - 1, "label": drawn["label"]}
 
     return draw

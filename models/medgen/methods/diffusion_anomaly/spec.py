@@ -83,4 +83,29 @@ SPEC = MethodSpec(
     fitness=fitness,
 )  # fmt: skip
 
-SPECS = (SPEC,)
+XRAY = MethodSpec(
+    id="diffusion_anomaly_xray",
+    title="Chest X-ray: what does not look healthy",
+    summary="Redraws a chest X-ray as one without a finding and maps what changed.",
+    family="anomaly",
+    paper=SPEC.paper,
+    intended_use="Research only; not for diagnosis or treatment.",
+    run="medgen.methods.diffusion_anomaly.infer_xray:run",
+    inputs=(Image("image", "Chest X-ray", modality="any", kind="slice"),),
+    outputs=(
+        LabelMap("anomaly", "Anomaly", labels=(Label(1, "Anomaly", (230, 60, 40), LESION),)),
+        Image("anomaly_map", "Anomaly map", help="Absolute change, of the X-ray scaled to 0..1."),
+        Image("healthy", "Pseudo-healthy X-ray", synthetic=True),
+        Table("report", "Report"),
+    ),
+    parameters=tuple(SPEC.parameter(name) for name in ("guidance", "noise_level", "steps", "solver", "clamp")),
+    warnings=(
+        missing_weights("diffusion_anomaly_xray"),
+        "A pseudo-healthy image is synthetic and shows no part of the patient.",
+    ),
+    modalities=("CR", "DX"),
+    body_parts=("chest",),
+    weights=("xray.safetensors",),
+)
+
+SPECS = (SPEC, XRAY)

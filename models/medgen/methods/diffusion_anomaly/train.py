@@ -1,11 +1,14 @@
 """`medgen train diffusion_anomaly --data DIR -o DIR`: noise network and classifier, from image-level labels alone.
 
 DIR holds whole-head label maps (numbers 1 to 14 are learnt from, 15 and up are held back), or slices rendered from them
-before. The lesion masks decide only whether a slice counts as healthy or diseased.
+before; the lesion masks decide only whether a slice counts as healthy or diseased. Or it holds X-rays with labels.csv:
+then the networks are those of `diffusion_anomaly_xray`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -20,10 +23,23 @@ from medgen.diffusion.training import (
     save_networks,
 )
 from medgen.imaging.brain_study import SIDE
+from medgen.imaging.xray_set import XraySampler, load_xrays
 from medgen.method import Progress
 from medgen.nets.diffusion_unet import DiffusionUNet, EncoderClassifier, Layout, paper_classifier, paper_unet
 
-WEIGHTS = "brain_mr.safetensors"
+WEIGHTS, XRAY_WEIGHTS = "brain_mr.safetensors", "xray.safetensors"
+BRAINS = {
+    "title": "Brain MR (T1, T1c, T2, FLAIR): diffusion network and healthy/diseased classifier",
+    "training_data": "Skull-stripped slices rendered from head label maps 1 to 14 with inserted hyperintensities, "
+    "tumours and infarcts; image-level labels only. No scan was used.",
+    "trained_on_rendered": True,
+}
+XRAYS = {
+    "title": "Chest X-rays: diffusion network and no-finding/pneumonia classifier",
+    "training_data": "NIH Clinical Center chest X-rays (Wang et al., CVPR 2017), no finding and pneumonia, four fifths "
+    "of the patients; labels are text-mined.",
+    "trained_on_rendered": False,
+}
 UNET = {
     "smoke": Layout(4, 8, 8, (1, 2), 1, (), groups=4, classes=2, patch=4),
     "small": Layout(4, 8, 32, (1, 2, 2, 2), 1, (), groups=8, classes=2, patch=2),
@@ -48,11 +64,17 @@ def train(
     """Trains, or goes on where a run in `out` stopped, and writes the weights and their card to `out`; returns the
     weights file. max_seconds: ends early, with what there is. Raises BadInput."""
     plan = plan_of(config)
-    sampler = BrainSampler(brain_set(data, out, seed, config == "smoke", progress), seed, plan.batch)
+    xrays = (data / "labels.csv").is_file()
+    sampler: Callable[[int], dict[str, torch.Tensor]] = (
+        XraySampler(load_xrays(data, SIDE), seed, plan.batch)
+        if xrays
+        else BrainSampler(brain_set(data, out, seed, config == "smoke", progress), seed, plan.batch)
+    )
+    channels = 1 if xrays else 4
     torch.manual_seed(seed)
     step = DiffusionStep(
-        DiffusionUNet(UNET[config]),
-        {"classifier": (EncoderClassifier(CLASSIFIER[config], SIDE), "class")},
+        DiffusionUNet(replace(UNET[config], channels_in=channels, channels_out=2 * channels)),
+        {"classifier": (EncoderClassifier(replace(CLASSIFIER[config], channels_in=channels), SIDE), "class")},
         plan.learning_rate,
         HALF_WAY,
     )
@@ -63,12 +85,10 @@ def train(
 
     outcome = run_plan(step, sample, out, plan, seed, device, progress, max_seconds)
     card = {
-        "title": "Brain MR (T1, T1c, T2, FLAIR): diffusion network and healthy/diseased classifier",
-        "training_data": "Skull-stripped slices rendered from head label maps 1 to 14 with inserted hyperintensities, "
-        "tumours and infarcts; image-level labels only. No scan was used.",
+        **(XRAYS if xrays else BRAINS),
         "command": f"medgen train diffusion_anomaly --config {config}",
         "seed": seed,
         "steps": outcome.step,
         "device": device,
     }
-    return save_networks(outcome.networks, out, WEIGHTS, card)
+    return save_networks(outcome.networks, out, XRAY_WEIGHTS if xrays else WEIGHTS, card)
