@@ -94,12 +94,13 @@ class SyntheticCtTools:
         self.form.show_warnings()
 
     def feed_segments(self) -> None:
-        """A body, bone or air segment that was corrected by hand, or made with 'Bone and air', is an input of the next
-        run. Each is offered once: what the user then chooses stays."""
+        """A body, bone or air segment of this MR that was corrected by hand, or made with 'Bone and air', goes into the
+        next run. Each is offered once: what the user then chooses stays."""
         state, method = self.panel.state, self.panel.method
         wanted = [p for p in (method.inputs if method else ()) if isinstance(p, spec.Mask)]
         for node in state.results() if wanted else []:
-            if not node.IsA("vtkMRMLSegmentationNode") or not _meant_for_the_next_run(node):
+            same_patient = provenance.reference_of(node) is self.panel.inputs.reference()
+            if not node.IsA("vtkMRMLSegmentationNode") or not same_patient or not _meant_for_the_next_run(node):
                 continue
             for port in wanted:
                 segment_id = _segment_called(node, port.name)

@@ -227,6 +227,12 @@ def test_what_was_corrected_by_hand_is_the_next_run_s_input(driver, panel):
     assert panel.inputs.rows["body"].selector.currentNode() is None
     again = driver.run(panel).results()[0]
     assert (array(again)[box] == 900).all() and not (array(ct)[box] == 900).any()
+    other = driver.head("Another patient's MR")
+    choose(panel.inputs.rows["image"], other)
+    panel.state.node.UnsetParameter(f"option.fed.gui_synthetic_ct.bone.{segments.GetID()}")  # as if never offered
+    choose(panel.inputs.rows["bone"], None)
+    driver.process(50)
+    assert panel.inputs.rows["bone"].selector.currentNode() is None  # another patient's bone is no input
 
 
 def test_bone_and_air_are_looked_for_in_the_mr(driver, panel, monkeypatch):

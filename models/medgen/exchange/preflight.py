@@ -15,6 +15,7 @@ from medgen.exchange.reading import Series
 from medgen.spec import Label
 
 REQUIRED, DOUBTFUL = "required", "doubtful"
+HIGHEST_OF_MANY = 3071  # HU, of a CT of 12 bits
 MAX_NAME, SAFE_NAME = 64, 16  # DICOM's limit; what every planning system takes (AAPM TG-263)
 Kind = Literal["seg", "rtstruct", "ct", "picture", "map"]
 
@@ -181,4 +182,7 @@ def _intensities(kind: Kind, image: sitk.Image | list[sitk.Image]) -> list[Findi
         return [Finding(REQUIRED, "The image has values no CT can hold.", "Check that it is in HU.")]
     if kind == "ct" and array.min() < -1100:
         return [Finding(DOUBTFUL, f"The image has values below air ({array.min():.0f} HU).", "Check its background.")]
+    if kind == "ct" and array.max() > HIGHEST_OF_MANY:
+        sentence = f"The image has values up to {array.max():.0f} HU; many planning systems end at {HIGHEST_OF_MANY}."
+        return [Finding(DOUBTFUL, sentence, "Check that yours reads them.")]
     return []
