@@ -237,8 +237,9 @@ def _write_points(points: list[list[float]], path: Path) -> None:
 
 def _write_picture(image: Any, folder: Path, name: str) -> list[Path]:
     """An image or a sequence: PNG where it is flat with 8 bits, else NIfTI (frames joined along the last axis)."""
-    if isinstance(image, list):
-        image = sitk.JoinSeries(image)
+    if isinstance(image, list):  # frames that are volumes of one slice are joined as the flat pictures that they hold
+        frames = [f[:, :, 0] if f.GetDimension() == 3 and f.GetSize()[2] == 1 else f for f in image]
+        image = sitk.JoinSeries(frames) if len(frames) > 1 else frames[0]
     flat = image.GetDimension() == 2 and image.GetPixelID() in (sitk.sitkUInt8, sitk.sitkVectorUInt8)
     path = folder / (name + (".png" if flat else ".nii.gz"))
     write_image(image, path)

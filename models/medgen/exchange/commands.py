@@ -163,6 +163,20 @@ def picture(
     print(export_picture(frames, series, out, _provenance(provenance, image), description=words))
 
 
+@export_app.command("training-set")
+def training_set(
+    batch: Annotated[Path, typer.Argument(help="What `medgen batch` wrote for labelled frames.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The folder to write the pairs and manifest.csv into.")],
+    sources: Annotated[
+        Path | None, typer.Option(help="The table of the batch: DICOM sources give derived DICOM and SEG.")
+    ] = None,
+) -> None:
+    """Generated pictures with their labels, as pairs with a manifest."""
+    from medgen.exchange.training_set import write_training_set
+
+    print(write_training_set(batch, out, sources))
+
+
 def _volume(path: Path) -> sitk.Image:
     import SimpleITK as sitk
 
