@@ -180,6 +180,8 @@ def test_preflight_names_each_problem(source: Series, labelmap: sitk.Image) -> N
     moved = sitk.Image(labelmap)
     moved.SetOrigin((5000.0, 0.0, 0.0))
     assert "required: The image lies outside" in findings("seg", moved, source, bench.LABELS)
+    hu = sitk.Cast(source.image, sitk.sitkFloat32)
+    assert findings("ct", hu, source) == "" and "end at 3071" in findings("ct", hu + 3000, source)
 
 
 def test_preflight_stops_a_mix_of_patients_and_writes_nothing(

@@ -1,5 +1,6 @@
 """Declarations of the test methods; every kind of input, parameter and output occurs."""
 
+from medgen.imaging import terms
 from medgen.spec import (
     ROI,
     Blob,
@@ -110,9 +111,9 @@ SPECS = (
                 "segments",
                 "Body, bone and air",
                 labels=(
-                    Label(1, "Body", (177, 122, 101)),
-                    Label(2, "Bone", (241, 214, 145)),
-                    Label(3, "Air", (0, 151, 206)),
+                    Label(1, "Body", (177, 122, 101), terms.BODY),
+                    Label(2, "Bone", (241, 214, 145), terms.BONE),
+                    Label(3, "Air", (0, 151, 206), terms.AIR),
                 ),
             ),
             Image("uncertainty", "Uncertainty", unit="HU"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from medgen.imaging.terms import AIR, BONE
 from medgen.spec import (
     Bool,
     Choice,
@@ -20,7 +21,7 @@ from medgen.spec import (
     Table,
 )
 
-SEGMENTS = (Label(1, "Bone", (241, 214, 145)), Label(2, "Air inside the body", (128, 174, 255)))
+SEGMENTS = (Label(1, "Bone", (241, 214, 145), BONE), Label(2, "Air inside the body", (128, 174, 255), AIR))
 
 
 def fitness(facts: Mapping[str, ImageFacts]) -> list[FitnessWarning]:

@@ -7,6 +7,7 @@ neither bone, skin, eye nor cord outside the brain is one 'soft tissue'.
 
 from __future__ import annotations
 
+from medgen.imaging import terms
 from medgen.spec import Code, Label, Terminology
 
 
@@ -65,6 +66,6 @@ BONE = (19, 20)
 
 # the two that MR cannot tell apart by their brightness, for whoever makes a CT of it
 BONE_AND_AIR = (
-    Label(1, "Bone", (241, 214, 145), Terminology(_TISSUE, _sct("272673000", "Bone"))),
-    Label(2, "Air", (0, 151, 206), Terminology(_sct("105590001", "Substance"), _sct("15158005", "Air"))),
+    Label(1, "Bone", (241, 214, 145), terms.BONE),
+    Label(2, "Air", (0, 151, 206), terms.AIR),
 )

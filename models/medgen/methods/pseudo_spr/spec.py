@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from medgen.imaging.spr_table import SPR_TABLE
+from medgen.imaging.terms import AIR, BONE
 from medgen.spec import (
     Bool,
     Choice,
@@ -24,7 +25,7 @@ from medgen.spec import (
 
 CHANNELS = ("water", "t1", "fat")  # the order in which they lead: the first one given brings the grid
 
-SEGMENTS = (Label(1, "Bone", (241, 214, 145)), Label(2, "Air inside the body", (128, 174, 255)))
+SEGMENTS = (Label(1, "Bone", (241, 214, 145), BONE), Label(2, "Air inside the body", (128, 174, 255), AIR))
 
 
 def fitness(facts: Mapping[str, ImageFacts]) -> list[FitnessWarning]:
