@@ -201,11 +201,15 @@ def _points(port: spec.Port, value: Any, name: str) -> Any:
 
 
 def _planes(port: spec.Port, value: Any, name: str) -> Any:
-    """The first plane is the node that stands in the list of results, the others beside it."""
+    """The first plane is the node that stands in the list of results, the others beside it. Without the handles that a
+    plane has by itself: they lie over the image, and one drag would change the result."""
     nodes = []
     for index, each in enumerate(value):
         node = _add("vtkMRMLMarkupsPlaneNode", name if index == 0 else f"{name} {index + 1}")
         node_bridge.fill_plane(node, each)
+        node.SetLocked(True)
+        node.CreateDefaultDisplayNodes()
+        node.GetDisplayNode().SetHandlesInteractive(False)
         nodes.append(node)
     return nodes[0]
 

@@ -51,6 +51,7 @@ def test_paint_run_continue(driver, panel):
     assert ticket.state == "finished", ticket.error
     suggested = panel.extra.next_plane()
     assert suggested is not None
+    assert suggested.GetLocked() and not suggested.GetDisplayNode().GetHandlesInteractive()
     driver.click(panel.extra.suggest)
     _point, normal = views.slice_plane("Green")
     assert abs(np.dot(normal, suggested.GetNormalWorld())) == pytest.approx(1)
