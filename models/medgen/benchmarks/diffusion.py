@@ -7,16 +7,20 @@ import time
 from typing import Any
 
 import torch
+from torch import nn
 
-from medgen.diffusion.held_out import available, held_out_slices
-from medgen.diffusion.translation import Setting
-from medgen.errors import MedGenError
+from medgen.diffusion.guidance import toward_class
+from medgen.diffusion.held_out import HeldOut, held_out_slices
+from medgen.diffusion.networks import NoiseNetwork
+from medgen.diffusion.translation import Setting, Translator
+from medgen.errors import BadInput
 from medgen.imaging.phantoms import TEST_HEADS
 from medgen.method import Context
-from medgen.methods.diffusion_anomaly.infer import networks_of, pseudo_healthy
-from medgen.methods.diffusion_anomaly.proof import GUIDANCE, LEVEL, STEPS, changes, scaled
+from medgen.methods.diffusion_anomaly.infer import HEALTHY, anomaly_map, networks_of, shrunk
+from medgen.methods.diffusion_anomaly.proof import GUIDANCE, LEVEL, RIM, STEPS, scaled
 from medgen.methods.diffusion_anomaly.spec import SPEC
 from medgen.metrics.ranking import auroc
+from medgen.nets.diffusion_unet import DiffusionUNet
 from medgen.weights import checked_weights
 
 PAPER_EVALUATIONS = 1000  # of the noise network for one slice: 500 to encode, 500 to decode
@@ -25,42 +29,59 @@ RATIO_BAR, LOSS_BAR, SECONDS_BAR = 0.05, 0.01, 4.0
 
 def run(quick: bool) -> dict[str, Any]:
     """12 slices of four heads; quick: 3 of one. Two threads."""
-    if not available():
-        raise MedGenError("This bench renders held-out heads from the shared data, which is not on this machine.")
+    try:
+        context = Context(weights=checked_weights(SPEC.id, SPEC.weights[0])[0])
+        slices = held_out_slices([TEST_HEADS[0]] if quick else TEST_HEADS, 1, 0, seed=1)
+    except BadInput as error:  # the other benchmarks shall run all the same
+        return {"name": "diffusion", "passed": False, "details": {"not measured": str(error)}}
     torch.set_num_threads(min(2, torch.get_num_threads()))
-    context = Context(weights=checked_weights(SPEC.id, SPEC.weights[0])[0])
     networks = networks_of(context)
-    slices = held_out_slices([TEST_HEADS[0]] if quick else TEST_HEADS, 1, 0, seed=1)
     slices = slices.rows(slices.diseased)
-    areas, round_trips = {}, {}
-    for name, setting in {
+    settings = {
         "fast": Setting(LEVEL, STEPS),
-        "ddim_same_steps": Setting(LEVEL, STEPS, "ddim"),
+        "ddim, same steps": Setting(LEVEL, STEPS, "ddim"),
         "full": Setting(500, 500, "ddim"),
-        "full_same_level": Setting(LEVEL, LEVEL, "ddim"),
-    }.items():
-        change = changes(slices, networks, setting, GUIDANCE, context)
-        areas[name] = auroc(scaled(change)[slices.brain], slices.lesion[slices.brain])
-        _, round_trips[name] = pseudo_healthy(slices.images[:3], networks, setting, 0.0, context)
-    started = time.perf_counter()
-    changes(slices.rows(slices.diseased & (slices.kind == slices.kind[0])), networks, Setting(LEVEL, STEPS), GUIDANCE,
-            Context(weights=context.weights))  # fmt: skip
-    seconds = (time.perf_counter() - started) / int((slices.kind == slices.kind[0]).sum())
-    ratio = 2 * STEPS / PAPER_EVALUATIONS
-    loss = max(areas["full"], areas["full_same_level"]) - areas["fast"]
+        "full, same level": Setting(LEVEL, LEVEL, "ddim"),
+    }
+    found = {name: _measured(slices, networks, setting, context) for name, setting in settings.items()}
+    areas = {name: figures["auroc"] for name, figures in found.items()}
+    ratio = found["fast"]["evaluations"] / PAPER_EVALUATIONS
+    loss = max(areas["full"], areas["full, same level"]) - areas["fast"]
+    seconds = found["fast"]["seconds"]
     return {
         "name": "diffusion",
         "passed": ratio <= RATIO_BAR and loss <= LOSS_BAR and seconds <= SECONDS_BAR,
         "details": {
             "evaluation_ratio": ratio,
             "auroc_loss": loss,
-            "auroc": areas,
-            "round_trip_error": round_trips,
-            "seconds_per_slice": seconds,
+            "by_setting": found,
             "slices": len(slices),
             "level": LEVEL,
             "steps": STEPS,
             "guidance": GUIDANCE,
             "bars": {"evaluation_ratio": RATIO_BAR, "auroc_loss": LOSS_BAR, "seconds_per_slice": SECONDS_BAR},
         },
+    }
+
+
+def _measured(slices: HeldOut, networks: dict[str, nn.Module], setting: Setting, context: Context) -> dict[str, float]:
+    """Pixel AUROC of the map, round-trip error, evaluations and seconds for each slice."""
+    denoiser = networks["denoiser"]
+    assert isinstance(denoiser, DiffusionUNet)
+    noise = NoiseNetwork(denoiser, label=HEALTHY)
+    translator = Translator(noise, setting, context)
+    x, guide = (
+        torch.from_numpy(slices.images),
+        toward_class(lambda x, t: networks["classifier"](x, t), HEALTHY, GUIDANCE),
+    )
+    started = time.perf_counter()
+    latents = translator.encode(x)
+    drawn = translator.decode(latents, lambda _rows: [guide]).numpy()
+    seconds, evaluations = time.perf_counter() - started, noise.evaluations
+    change = scaled(anomaly_map(slices.images, drawn, shrunk(slices.brain, RIM)))
+    return {
+        "auroc": auroc(change[slices.brain], slices.lesion[slices.brain]),
+        "round_trip_error": translator.round_trip(x, latents),
+        "evaluations": evaluations / len(x),
+        "seconds": seconds / len(x),
     }
