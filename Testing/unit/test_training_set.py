@@ -58,6 +58,12 @@ def test_every_sample_is_a_pair_but_not_one_whose_edges_moved(tmp_path):
     assert all(row["synthetic"] == "yes" and row["weights_sha256"] == "ab" for row in rows)
 
 
+def test_a_set_of_which_nothing_can_be_used_has_its_manifest(tmp_path):
+    case(tmp_path / "batch" / "a", 2, ["moved", "moved"])
+    rows = list(csv.DictReader(write_training_set(tmp_path / "batch", tmp_path / "out").open()))
+    assert [row["left_out"] for row in rows] == ["edges moved"] * 2 and not (tmp_path / "out" / "images").exists()
+
+
 def test_a_dicom_source_gives_derived_dicom_and_a_seg_that_refers_to_it(tmp_path):
     pictures, truth = case(tmp_path / "batch" / "a", 1, ["kept"])
     (tmp_path / "source").mkdir()

@@ -49,6 +49,7 @@ def write_training_set(batch: Path, out: Path, sources: Path | None = None) -> P
     if not rows:
         raise BadInput(f"'{batch}' holds no generated picture with labels; give each case its labels and run it again.")
     path = out / MANIFEST
+    out.mkdir(parents=True, exist_ok=True)  # nothing else may have been written
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, COLUMNS, restval="")
         writer.writeheader()
