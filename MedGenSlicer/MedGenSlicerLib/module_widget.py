@@ -12,7 +12,7 @@ from slicer.ScriptedLoadableModule import ScriptedLoadableModuleLogic, ScriptedL
 from slicer.util import VTKObservationMixin
 
 from medgen.errors import MedGenError
-from MedGenSlicerLib import jobs, method_catalogue, view_banner
+from MedGenSlicerLib import jobs, method_catalogue, view_banner, views
 from MedGenSlicerLib.panel import MethodPanel
 from MedGenSlicerLib.panel_state import PanelState, add_parameter_set, parameter_sets
 
@@ -36,9 +36,14 @@ class MethodModuleWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.panel = MethodPanel(self.layout, self.moduleName, methods, self.extras, self.tools)
         view_banner.start()
         scene = slicer.mrmlScene
-        self.addObserver(scene, scene.StartCloseEvent, lambda *_a: self.panel.follow(None))
+        self.addObserver(scene, scene.StartCloseEvent, lambda *_a: self._leave_scene())
         self.addObserver(scene, scene.EndCloseEvent, lambda *_a: self.isEntered() and self.panel.enter())
         self.addObserver(scene, scene.EndImportEvent, lambda *_a: self.panel.scene_imported())
+
+    def _leave_scene(self) -> None:
+        """Nothing of the scene is held, and the views of a comparison, which has nothing left to show, go too."""
+        views.own_layout()
+        self.panel.follow(None)
 
     def enter(self) -> None:
         if self.panel is not None:

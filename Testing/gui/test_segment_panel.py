@@ -319,6 +319,19 @@ def test_synthetic_images_say_so_and_are_shown_beside_their_input(driver, panel)
     assert not views.comparing()
 
 
+def test_a_closed_scene_leaves_the_users_own_views(driver, panel):
+    from MedGenSlicerLib import views
+
+    own = views.layout_node().GetViewArrangement()
+    panel.chooser.choose("gui_pseudo_ct")
+    driver.process()
+    driver.run(panel)
+    assert views.comparing()
+    driver.scene.Clear(False)
+    driver.process()
+    assert views.layout_node().GetViewArrangement() == own
+
+
 def test_the_mask_restricts_to_the_chosen_segment(driver, panel):
     import SimpleITK as sitk
 
