@@ -60,12 +60,12 @@ Checks = list[dict[str, Any]]
 Array = npt.NDArray[Any]
 LEVELS, WIDTH, D_WIDTH = 6, 12, 24
 BONE_HU, BODY_HU = 250.0, -300.0
-STEPS = {"normal": 800, "full": 6000}
+STEPS = {"normal": 500, "full": 6000}
 EVERY = 4  # of a test head's slices one is translated
 
 
 def prove(mode: Mode = "normal", seed: int = 0, progress: Progress | None = None) -> dict[str, Any]:
-    """quick: receptive fields, and the starter weights on one head; normal: the paper's ablations, one seed, 800 steps
+    """quick: receptive fields, and the starter weights on one head; normal: the paper's ablations, one seed, 500 steps
     an arm, too, and four heads; full: three seeds of 6000 steps."""
     progress = progress or SilentProgress()
     skipped = [

@@ -1,7 +1,8 @@
 """The claims of Yawson et al. 2023 that this project repeats, and the figures of the starter weights.
 
 `medgen prove pseudo_spr`; what each check is, README.md tells. Data: rendered heads of the shared data, 1 to 8 to learn
-from and 17 to 20 to test; analytic heads where the shared data is missing. MAE is in thousandths of SPR.
+from, 17 and 18 to test the experiments, 17 to 20 the starter weights; analytic heads where the shared data is missing.
+MAE is in thousandths of SPR.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ NEAR_MM, LINES, Q = 4.0, 50, 4095.0
 
 
 def prove(mode: Mode = "normal", seed: int = 0, progress: Progress | None = None) -> dict[str, Any]:
-    """quick: exact checks, and the starter weights on one head; normal: the paper's experiments with 3 seeds and 200
+    """quick: exact checks, and the starter weights on one head; normal: the paper's experiments with 3 seeds and 130
     steps, too, and four heads; full: 1500 steps."""
     progress = progress or SilentProgress()
     skipped: list[str] = []
@@ -59,7 +60,7 @@ def prove(mode: Mode = "normal", seed: int = 0, progress: Progress | None = None
     if mode == "quick":
         skipped.append("The paper's experiments, which train, are left out by --quick.")
     else:
-        checks += _experiments(seed, {"normal": 200, "full": 1500}[mode], progress)
+        checks += _experiments(seed, {"normal": 130, "full": 1500}[mode], progress)
         checks += _real_ct(skipped, seed)
     checks += _starter(seed, 1 if mode == "quick" else len(TEST_HEADS), progress)
     return verdict(SPR.id, checks, skipped)
@@ -193,7 +194,7 @@ def _lines(case: Case, spacing_mm: float, seed: int) -> list[tuple[list[float], 
 
 def _experiments(seed: int, steps: int, progress: Progress) -> Checks:
     learnt = [_case(number, SPACING, seed) for number in TRAIN_HEADS[:8]]
-    tests = [_case(number, SPACING, seed + 50) for number in TEST_HEADS]
+    tests = [_case(number, SPACING, seed + 50) for number in TEST_HEADS[:2]]
     rows: dict[str, list[Errors]] = {}
 
     def note(name: str, network: Any, channels: tuple[str, ...], bones: list[Array | None]) -> None:
@@ -274,7 +275,7 @@ def _real_ct(skipped: list[str], seed: int) -> Checks:
 def _starter(seed: int, heads: int, progress: Progress) -> Checks:
     """The shipped network on rendered heads that it never saw: some subsets of channels, with bone and without."""
     network = load_network(Context(weights=checked_weights(SPR.id, SPR.weights[0])[0]))
-    subsets: tuple[tuple[str, ...], ...] = (("water", "t1", "fat"), ("t1",), ("water", "fat"))
+    subsets: tuple[tuple[str, ...], ...] = (CHANNELS, ("t1",))
     rows: dict[tuple[tuple[str, ...], bool], list[Errors]] = {}
     water_rows = []
     for index, number in enumerate(TEST_HEADS[:heads]):
