@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from medgen.methods.frequency_mr_to_ct.net import BOX, Critic, FrequencyNet, Ref
 from medgen.methods.frequency_mr_to_ct.proof import support
 from medgen.methods.frequency_mr_to_ct.spec import FREQUENCY
 from medgen.spec import ImageFacts
+from medgen.training.paired_scans import read_pair
 
 
 @pytest.mark.parametrize(("kernel", "weights"), [(3, 27_648), (7, 64_512), (13, 119_808), (19, 175_104)])
@@ -231,3 +233,42 @@ def test_a_folder_without_data_is_refused(tmp_path) -> None:
         train.train(tmp_path, tmp_path / "out", "smoke")
     with pytest.raises(BadInput, match="configuration"):
         train.train(tmp_path, tmp_path / "out", "enormous")
+
+
+def write_pair(folder: Path, shift_mm: float = 0.0) -> None:
+    """A head as MR and CT; the CT's frame shifted."""
+    folder.mkdir(parents=True)
+    labels = analytic_head(np.random.default_rng(3), 4.0)
+    ct = render_ct(labels, np.random.default_rng(5))
+    ct.SetOrigin([ct.GetOrigin()[0] + shift_mm, *ct.GetOrigin()[1:]])
+    sitk.WriteImage(render_mr(labels, "T1", np.random.default_rng(4)), str(folder / "mr.nii.gz"))
+    sitk.WriteImage(ct, str(folder / "ct.nii.gz"))
+
+
+def test_training_on_a_users_pairs(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(train, "SPACING_MM", 4.0)
+    write_pair(tmp_path / "pairs" / "anna")
+    weights = train.train(tmp_path / "pairs", tmp_path / "out", "smoke")
+    card = json.loads((weights.parent / "card.json").read_text())
+    assert "1 registered" in card["training_data"] and not card["trained_on_rendered"]
+
+
+def test_a_pair_that_does_not_fit_is_refused_until_registered(tmp_path) -> None:
+    write_pair(tmp_path / "bert", shift_mm=30.0)
+    with pytest.raises(BadInput, match="bert"):
+        read_pair(tmp_path / "bert", 4.0, register=False)
+    moved = read_pair(tmp_path / "bert", 4.0, register=True)
+    write_pair(tmp_path / "straight")
+    straight = read_pair(tmp_path / "straight", 4.0, register=False)
+    body = straight.hu > -500
+    assert np.abs(moved.hu.astype(float) - straight.hu)[body].mean() < 100
+    given = tmp_path / "bert" / "mr_to_ct.tfm"
+    sitk.WriteTransform(sitk.TranslationTransform(3, (30.0, 0.0, 0.0)), str(given))
+    assert np.array_equal(read_pair(tmp_path / "bert", 4.0, register=False).hu, straight.hu)
+
+
+def test_an_mr_given_as_ct_is_refused(tmp_path) -> None:
+    write_pair(tmp_path / "carl")
+    sitk.WriteImage(sitk.ReadImage(str(tmp_path / "carl" / "mr.nii.gz")), str(tmp_path / "carl" / "ct.nii.gz"))
+    with pytest.raises(BadInput, match="Hounsfield"):
+        read_pair(tmp_path / "carl", 4.0, register=False)

@@ -38,14 +38,14 @@ from medgen.shared_data import shared_folder
 Checks = list[dict[str, Any]]
 Array = npt.NDArray[Any]
 WIDTH, CROP, BATCH, LEARNING_RATE = 8, 32, 1, 2e-3
-STEPS = {"quick": 40, "normal": 600, "full": 5000}
+STEPS = {"normal": 300, "full": 1500}
 TEST_CROPS = 48
 ARMS = ("plain L1", "no frequency term", "full")
 
 
 def prove(mode: Mode = "normal", seed: int = 0, progress: Progress | None = None) -> dict[str, Any]:
     """quick: what is exact, and one short training; normal: 3 seeds on both kinds of pairs, and the starter weights on
-    rendered and real heads; full: longer trainings."""
+    rendered and real heads; full: five times the steps."""
     progress = progress or SilentProgress()
     skipped: list[str] = []
     checks = [*_refinement(), _stitching(seed)]
@@ -53,9 +53,10 @@ def prove(mode: Mode = "normal", seed: int = 0, progress: Progress | None = None
     kinds = {} if mode == "quick" else _kinds(seed, skipped)
     for number, (kind, (learnt, held_out)) in enumerate(kinds.items()):
 
-        def tell(part: float, number: int = number) -> None:
+        def tell(part: float, line: str, number: int = number) -> None:
             progress.raise_if_cancelled()
             progress.report("Training the arms", 0.1 + 0.3 * (number + part))
+            progress.log(line)
 
         checks += claims(kind, learnt, held_out, range(seed, seed + 3), STEPS[mode], tell)
     if mode == "quick":
@@ -169,15 +170,17 @@ def measure(network: nn.Module, held_out: list[Crop]) -> dict[str, float]:
 
 
 def claims(
-    kind: str, learnt: list[Pair], held_out: list[Pair], seeds: range, steps: int, tell: Callable[[float], None]
+    kind: str, learnt: list[Pair], held_out: list[Pair], seeds: range, steps: int, tell: Callable[[float, str], None]
 ) -> Checks:
     depth = min(CROP, min(pair.hu.shape[0] for pair in held_out) // 8 * 8)  # the CT's top is a thin slab
     tests = crops(held_out, (depth, CROP, CROP), TEST_CROPS, (12345,))
     figures: dict[str, list[dict[str, float]]] = {arm: [] for arm in ARMS}
     for number, seed in enumerate(seeds):
         for index, arm in enumerate(ARMS):
-            tell((number * len(ARMS) + index) / (len(seeds) * len(ARMS)))
             figures[arm].append(measure(train_arm(arm, learnt, seed, steps), tests))
+            shown = ", ".join(f"{key} {value:.3g}" for key, value in figures[arm][-1].items())
+            done = (number * len(ARMS) + index + 1) / (len(seeds) * len(ARMS))
+            tell(done, f"{kind}, seed {seed}, {arm}: {shown}")
     mean = {arm: {key: float(np.mean([f[key] for f in found])) for key in found[0]} for arm, found in figures.items()}
     plain, without, full = (mean[arm] for arm in ARMS)
     about = f"{kind}, {steps} steps, {len(seeds)} seeds"

@@ -22,12 +22,14 @@ from medgen.errors import BadInput
 from medgen.imaging.phantoms import TRAIN_HEADS, VALIDATION_HEADS
 from medgen.losses.adversarial import discriminator_loss, generator_loss
 from medgen.method import Progress, SilentProgress
+from medgen.methods.frequency_mr_to_ct.infer import half_on_cpu
 from medgen.methods.frequency_mr_to_ct.loss import LOWEST_HU, RANGE_HU, SPACING_MM, frequency_loss, low_frequencies
 from medgen.methods.frequency_mr_to_ct.net import Critic, FrequencyNet
 from medgen.training.export import export_weights
 from medgen.training.loop import LoopConfig, Update
 from medgen.training.loop import train as train_loop
 from medgen.training.paired_heads import BentHead, bent_heads, draw_patch, numbered_maps
+from medgen.training.paired_scans import PairedScan, draw_crop, pair_folders, read_pair, wants_registration
 
 Array = npt.NDArray[Any]
 Batch = tuple[Tensor, Tensor, Tensor]
@@ -118,6 +120,32 @@ class Rendered:
         return patch.mr, patch.cut(self.head.hu), patch.cut(self.low)
 
 
+@dataclass(frozen=True)
+class Own:
+    """A user's pair with the low frequencies of its CT, float16 [z, y, x]."""
+
+    scan: PairedScan
+    low: Array
+
+    def draw(self, size: int, rng: np.random.Generator) -> tuple[Array, Array, Array]:
+        mr, hu, low = draw_crop((self.scan.mr, self.scan.hu, self.low), size, rng)
+        return mr * np.float32(rng.uniform(0.9, 1.1)), hu, low
+
+
+def own_pairs(data: Path, sigma: float, progress: Progress) -> tuple[list[Own], list[Own]]:
+    """(to learn from, every eighth to choose the best weights by). Pairs that do not fit are told and left out."""
+    register, found = wants_registration(data), []
+    for folder in pair_folders(data):
+        progress.raise_if_cancelled()
+        try:
+            scan = read_pair(folder, SPACING_MM, register)
+        except BadInput as error:
+            progress.log(f"Left out: {error}")
+            continue
+        found.append(Own(scan, low_frequencies(scan.hu, sigma).astype(np.float16)))
+    return [pair for i, pair in enumerate(found) if i % 8 != 7], found[7::8]
+
+
 def rendered(maps: list[Path], cache: Path, copies: int, sigma: float, progress: Progress) -> list[Rendered]:
     """Made once and kept in `cache`."""
     found = []
@@ -142,7 +170,8 @@ def body_mae_hu(network: nn.Module, batches: list[Batch]) -> float:
     errors: list[float] = []
     device = next(network.parameters()).device
     for mr, ct, _ in batches:
-        found = network(mr.to(device).contiguous(memory_format=torch.channels_last_3d)).ct.cpu()
+        with half_on_cpu(device):
+            found = network(mr.to(device).contiguous(memory_format=torch.channels_last_3d)).ct.cpu()
         inside = ct * RANGE_HU + LOWEST_HU > -500
         errors.append(float((found - ct)[inside].abs().mean()) * RANGE_HU)
     return float(np.mean(errors))
@@ -161,7 +190,7 @@ def train(
 def train_as(data: Path, out: Path, chosen: Config, name: str, seed: int, device: str, progress: Progress) -> Path:
     """`train` with any configuration; name: what the card calls it."""
     learnt_from, held_back, story = _sources(data, out, chosen, progress)
-    checks = [draw_batch(held_back, chosen.patch, 1, (99, i)) for i in range(24)] if held_back else []
+    checks = [draw_batch(held_back, chosen.patch, 1, (99, i)) for i in range(16)] if held_back else []
 
     def validate(networks: Mapping[str, nn.Module]) -> float:
         return -body_mae_hu(networks["net"], checks)
@@ -176,7 +205,7 @@ def train_as(data: Path, out: Path, chosen: Config, name: str, seed: int, device
         ema_decay=0.998,
         clip_norm=1.0,
         checkpoint_every=100,
-        validate_every=250,
+        validate_every=500,
         log_every=25,
         max_seconds=chosen.seconds,
     )
@@ -207,10 +236,19 @@ def train_as(data: Path, out: Path, chosen: Config, name: str, seed: int, device
 
 
 def _sources(data: Path, out: Path, chosen: Config, progress: Progress) -> tuple[list[Any], list[Any], str]:
+    """(to learn from, to choose by, what the card says of them)."""
+    if pair_folders(data):
+        own, choose_by = own_pairs(data, chosen.sigma, progress)
+        if not own:
+            raise BadInput(f"None of the pairs in {data} can be used; the log says why.")
+        return own, choose_by, f"{len(own)} registered MR and CT pairs of the user."
     maps = numbered_maps(data)
     wanted = [maps[n] for n in TRAIN_HEADS if n in maps][: chosen.heads]
     if not wanted:
-        raise BadInput(f"There are no label maps numbered 1 to 14 (*_01.nii.gz ...) to train on in {data}.")
+        raise BadInput(
+            f"There are neither label maps numbered 1 to 14 (*_01.nii.gz ...) nor patients' folders with mr.nii.gz and "
+            f"ct.nii.gz in {data}."
+        )
     held = [maps[n] for n in VALIDATION_HEADS if n in maps][: chosen.heads]
     learnt_from = rendered(wanted, out / "heads", chosen.copies, chosen.sigma, progress)
     held_back = rendered(held, out / "heads", 1, chosen.sigma, progress)
