@@ -26,14 +26,22 @@ class ViewBanner:
     def __init__(self) -> None:
         self.actors: dict[str, Any] = {}  # by the name of the view
         scene = slicer.mrmlScene
-        self._observed = [scene.AddObserver(scene.NodeAddedEvent, self._added)]
-        for composite in slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode"):
+        self._observed = [
+            scene.AddObserver(scene.NodeAddedEvent, self._added),
+            scene.AddObserver(scene.EndImportEvent, self._imported),
+        ]
+        for composite in views.composites():
             self._follow(composite)
 
     @vtk.calldata_type(vtk.VTK_OBJECT)
     def _added(self, _scene: Any, _event: Any, node: Any) -> None:
         if node is not None and node.IsA("vtkMRMLSliceCompositeNode"):
             self._follow(node)
+
+    def _imported(self, _scene: Any, _event: Any) -> None:
+        """The views of a loaded scene are told what they show before the images are there."""
+        for composite in views.composites():
+            self.update(composite)
 
     def _follow(self, composite: Any) -> None:
         # no closure over the node: the cycle would be garbage to Python while the node lives on in the scene

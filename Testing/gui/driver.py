@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import harness
 import numpy as np
@@ -54,6 +55,25 @@ class Driver:
     def open(self, name: str):
         """The module's widget object, entered."""
         return harness.open_module(name)
+
+    def save_scene(self, folder: Path) -> None:
+        """Into `folder`/scene.mrml, the data beside it."""
+        for node in slicer.util.getNodesByClass("vtkMRMLStorableNode"):
+            if node.IsA("vtkMRMLColorNode") or node.IsA("vtkMRMLSliceNode") or not node.GetSaveWithScene():
+                continue
+            node.AddDefaultStorageNode()
+            storage = node.GetStorageNode()
+            if storage is not None:
+                name = node.GetName().replace(" ", "_")
+                storage.SetFileName(str(folder / f"{name}.{storage.GetDefaultWriteFileExtension()}"))
+                assert storage.WriteData(node), node.GetName()
+        self.scene.SetRootDirectory(str(folder))
+        assert self.scene.Commit(str(folder / "scene.mrml"))
+
+    def load_scene(self, folder: Path) -> None:
+        self.scene.SetURL(str(folder / "scene.mrml"))
+        self.scene.Connect()
+        self.process()
 
     def click(self, button) -> None:
         assert button.isEnabled(), f"'{button.text()}' cannot be pressed: {button.toolTip()}"

@@ -251,8 +251,6 @@ def test_an_untouched_result_is_not_taken_for_edited(driver, panel):
 
 
 def test_settings_and_results_survive_saving_and_loading_the_scene(driver, panel, tmp_path):
-    import slicer
-
     from MedGenSlicerLib import correction
 
     panel.parameters.fields["low"].widget.setValue(70.0)
@@ -261,22 +259,11 @@ def test_settings_and_results_survive_saving_and_loading_the_scene(driver, panel
     edit(first)
     driver.open("MedGenSegment")
     driver.wait(lambda: correction.edited(first))
-    for node in slicer.util.getNodesByClass("vtkMRMLStorableNode"):
-        if node.IsA("vtkMRMLColorNode") or node.IsA("vtkMRMLSliceNode") or not node.GetSaveWithScene():
-            continue
-        node.AddDefaultStorageNode()
-        storage = node.GetStorageNode()
-        if storage is not None:
-            name = node.GetName().replace(" ", "_")
-            storage.SetFileName(str(tmp_path / f"{name}.{storage.GetDefaultWriteFileExtension()}"))
-            assert storage.WriteData(node), node.GetName()
-    driver.scene.SetRootDirectory(str(tmp_path))
-    assert driver.scene.Commit(str(tmp_path / "scene.mrml"))
+    driver.save_scene(tmp_path)
     driver.scene.Clear(False)
     driver.process()
     assert panel.results.rows == []
-    driver.scene.SetURL(str(tmp_path / "scene.mrml"))
-    driver.scene.Connect()
+    driver.load_scene(tmp_path)
     driver.wait(lambda: len(panel.results.rows) == 2)
     driver.process(200)
     assert panel.method.id == "gui_threshold"

@@ -97,6 +97,21 @@ def test_the_result_lies_beside_the_mr_and_says_what_it_is(driver, panel):
     assert views.composite("Red").GetForegroundOpacity() == pytest.approx(0.8) and banners["Red"].GetVisibility()
 
 
+def test_the_views_of_a_loaded_scene_say_it_too(driver, panel, tmp_path):
+    from MedGenSlicerLib import view_banner
+
+    driver.run(panel)
+    driver.click(panel.tools.look.blend)
+    banner = view_banner._banner.actors["Red"]
+    assert banner.GetVisibility()
+    driver.save_scene(tmp_path)
+    driver.scene.Clear(False)
+    driver.process()
+    assert not banner.GetVisibility()
+    driver.load_scene(tmp_path)
+    assert banner.GetVisibility()
+
+
 def test_windows_uncertainty_and_surface(driver, panel):
     import slicer
 
@@ -169,6 +184,8 @@ def test_an_override_makes_a_new_volume_and_can_be_taken_back(driver, panel):
     assert made.GetAttribute("MedGen.method") == "gui_synthetic_ct"
     assert densities.overrides(made) == [{"segment": "Air", "value": -1000.0, "unit": "HU", "ml": 27 * 0.064}]
     assert views.composite("MedGenRight").GetBackgroundVolumeID() == made.GetID()
+    check(driver, panel)
+    assert all(row.node_id != made.GetID() for row in panel.results.rows)  # the check is the newest
     combo.setCurrentIndex(combo.findText("Bone"))
     correct.value.setValue(1200)
     driver.process()
@@ -176,6 +193,7 @@ def test_an_override_makes_a_new_volume_and_can_be_taken_back(driver, panel):
     driver.wait(lambda: panel.tools.image() is not made)
     twice = panel.tools.image()
     assert [each["value"] for each in densities.overrides(twice)] == [-1000.0, 1200.0]
+    assert {made.GetID(), twice.GetID()} <= {row.node_id for row in panel.results.rows}  # listed, ready for export
     for older in (made, ct):
         driver.click(correct.undo)
         assert panel.tools.image() is older
