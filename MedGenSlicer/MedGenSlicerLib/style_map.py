@@ -45,7 +45,9 @@ class MapWidget(qt.QWidget):
             painter.drawEllipse(int(across) - 5, int(down) - 5, 10, 10)
         if self.chosen is not None:
             across, down = (int(v) for v in self.place(*self.chosen))
-            painter.setPen(qt.QPen(qt.QColor("#20242a"), 2))
+            pen = qt.QPen(qt.QColor("#20242a"))
+            pen.setWidth(2)
+            painter.setPen(pen)
             painter.drawLine(across - 9, down, across + 9, down)
             painter.drawLine(across, down - 9, across, down + 9)
         painter.end()
