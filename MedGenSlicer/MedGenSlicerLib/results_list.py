@@ -340,10 +340,11 @@ class ResultsList:
 
 
 def _newest_runs_first(nodes: list[Any]) -> list[list[Any]]:
-    """What one run made stays together, in the order of its declaration."""
+    """What one run made stays together, in the order of its declaration, and what was later made of it by hand."""
     runs: dict[str, list[Any]] = {}
     for node in nodes:
-        runs.setdefault(node.GetAttribute("MedGen.time") or "", []).append(node)
+        time = node.GetAttribute("MedGen.time") or ""
+        runs[time] = [*runs.pop(time, []), node]  # the run that was added to last is the newest
     return list(reversed(runs.values()))
 
 

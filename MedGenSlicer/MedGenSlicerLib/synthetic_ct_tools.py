@@ -12,7 +12,17 @@ from slicer.i18n import tr as _
 
 from medgen import spec
 from medgen.errors import MedGenError
-from MedGenSlicerLib import correction, ct_views, densities, method_catalogue, provenance, steps, views, widgets
+from MedGenSlicerLib import (
+    correction,
+    ct_views,
+    densities,
+    export_dialog,
+    method_catalogue,
+    provenance,
+    steps,
+    views,
+    widgets,
+)
 from MedGenSlicerLib.inputs_form import InputsForm
 from MedGenSlicerLib.jobs import Ticket
 
@@ -174,7 +184,10 @@ class LookTools:
         self.combo.setToolTip(_("The synthetic image that everything below works on."))
         self.combo.setSizePolicy(qt.QSizePolicy.Ignored, qt.QSizePolicy.Fixed)
         self.combo.currentIndexChanged.connect(lambda *_a: self._chosen())
-        layout.addWidget(self.combo)
+        self.export = widgets.button(
+            _("Export..."), _("Writes this image to files, after a check of what is missing."), self._export
+        )
+        layout.addLayout(widgets.row(self.combo, self.export, stretch=0))
         titles = {"brain": _("Brain"), "soft": _("Soft tissue"), "bone": _("Bone"), "full": _("All")}
         self.windows = {name: widgets.button(title, "", self._window(name)) for name, title in titles.items()}
         layout.addLayout(widgets.row(*self.windows.values()))
@@ -203,7 +216,7 @@ class LookTools:
         for name, low, high in ct_views.WINDOWS[unit]:
             self.windows[name].setToolTip(_("Shows {a:g} to {b:g} {unit}.").format(a=low, b=high, unit=unit))
         self.beside.setText(_("MR | SPR") if unit == "SPR" else _("MR | CT"))
-        for each in (*self.windows.values(), self.surface):
+        for each in (*self.windows.values(), self.surface, self.export):
             each.setEnabled(image is not None)
         has_source = self.tools.source() is not None
         for each in (self.beside, self.blend, self.opacity):
@@ -233,6 +246,9 @@ class LookTools:
         node = slicer.mrmlScene.GetNodeByID(widgets.combo_data(self.combo) or "none")
         if node is not None:
             self.tools.choose(node)
+
+    def _export(self) -> None:
+        export_dialog.show(self.tools.image())
 
     def _window(self, name: str) -> Any:
         def show() -> None:
