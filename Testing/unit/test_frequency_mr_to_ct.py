@@ -13,6 +13,7 @@ import torch
 from scipy.ndimage import gaussian_filter
 
 from medgen.errors import BadInput
+from medgen.imaging import head_preparation
 from medgen.imaging.geometry import from_array, to_array
 from medgen.imaging.phantoms import analytic_head, render_ct, render_mr
 from medgen.imaging.sliding_window import sliding_window
@@ -245,7 +246,13 @@ def write_pair(folder: Path, shift_mm: float = 0.0) -> None:
     sitk.WriteImage(ct, str(folder / "ct.nii.gz"))
 
 
-def test_training_on_a_users_pairs(tmp_path, monkeypatch) -> None:
+@pytest.fixture
+def quick_preparation(monkeypatch) -> None:
+    """Without the bias correction, which has tests of its own."""
+    monkeypatch.setattr(head_preparation, "n4", lambda image, _mask: image)
+
+
+def test_training_on_a_users_pairs(tmp_path, monkeypatch, quick_preparation) -> None:
     monkeypatch.setattr(train, "SPACING_MM", 4.0)
     write_pair(tmp_path / "pairs" / "anna")
     weights = train.train(tmp_path / "pairs", tmp_path / "out", "smoke")
@@ -253,7 +260,7 @@ def test_training_on_a_users_pairs(tmp_path, monkeypatch) -> None:
     assert "1 registered" in card["training_data"] and not card["trained_on_rendered"]
 
 
-def test_a_pair_that_does_not_fit_is_refused_until_registered(tmp_path) -> None:
+def test_a_pair_that_does_not_fit_is_refused_until_registered(tmp_path, quick_preparation) -> None:
     write_pair(tmp_path / "bert", shift_mm=30.0)
     with pytest.raises(BadInput, match="bert"):
         read_pair(tmp_path / "bert", 4.0, register=False)

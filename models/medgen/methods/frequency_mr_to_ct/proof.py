@@ -44,7 +44,7 @@ ARMS = ("plain L1", "no frequency term", "full")
 
 
 def prove(mode: Mode = "normal", seed: int = 0, progress: Progress | None = None) -> dict[str, Any]:
-    """quick: what is exact, and one short training; normal: 3 seeds on both kinds of pairs, and the starter weights on
+    """quick: what is exact; normal: 3 seeds on both kinds of pairs, and the starter weights on
     rendered and real heads; full: five times the steps."""
     progress = progress or SilentProgress()
     skipped: list[str] = []
