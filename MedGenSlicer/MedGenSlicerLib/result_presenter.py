@@ -54,7 +54,7 @@ def make_node(port: spec.Port, value: Any, record: RunRecord) -> Any:
 def make_node_steps(port: spec.Port, value: Any, record: RunRecord, joined: Optional[Any] = None) -> Steps:
     """joined: the browser in which a sequence plays; None: one of its own."""
     name = f"{record.reference_name} {port.title}"
-    if isinstance(port, spec.Image) and port.synthetic:
+    if isinstance(port, spec.Image) and port.synthetic and _("synthetic") not in port.title.lower():
         name += " " + _("(synthetic)")
     name = slicer.mrmlScene.GenerateUniqueName(name)
     if isinstance(port, (spec.LabelMap, spec.Mask)):
