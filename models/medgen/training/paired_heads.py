@@ -40,12 +40,12 @@ AIR_ROUND_MM = 12  # as in `imaging.head_preparation`
 BORDER = 5  # voxels rendered beyond a patch, which the point spread reaches into
 FATTY = [INDEX["fat"], INDEX["marrow"], INDEX["skin"]]
 FLOWING = [INDEX["vessel"], INDEX["dura and sinus"]]
-FAMILIES = {"T1": 0.45, "T1c": 0.05, "T1se": 0.15, "T2": 0.15, "PD": 0.05, "FLAIR": 0.08, "random": 0.07}
+FAMILIES = {"T1": 0.5, "T1c": 0.07, "T1se": 0.25, "T2": 0.06, "PD": 0.04, "FLAIR": 0.04, "random": 0.04}
 
 
 @dataclass(frozen=True)
 class BentHead:
-    """labels: uint16, hu: float16, both [z, y, x], isotropic, LPS; counts: [z, tissues], voxels of each tissue in the head
+    """labels: uint16, hu: float16, both [z, y, x], isotropic, LPS; counts: [z, tissues], voxels of each in the head
     (air in its sinuses too) in every plane."""
 
     labels: Array
