@@ -23,6 +23,19 @@ import psutil
 import SimpleITK as sitk
 
 KILLS = 2
+BARE = """
+import time, torch
+torch.set_num_threads(1)
+layer, image = torch.nn.Conv2d(32, 32, 3, padding=1), torch.rand(8, 32, 160, 160)
+with torch.inference_mode():
+    for _ in range(3):
+        layer(image)
+    count, end = 0, time.monotonic() + 8
+    while time.monotonic() < end:
+        layer(image)
+        count += 1
+print(count)
+"""
 MODELS = Path(__file__).resolve().parents[2]
 
 
@@ -126,7 +139,8 @@ def _growth(memory: list[tuple[int, int]], cases: int) -> float:
 
 def _gain(folder: Path, cases: int) -> dict[str, Any]:
     """speedup_2_workers: of the whole command. speedup_when_warm: of the pace once every worker has ended its first
-    case. load_before: programs that wanted a core in the minute before (1 or more spoils the figures)."""
+    case. speedup_of_bare_convolutions: what two processes can gain on this machine. load_before: programs that
+    wanted a core in the minute before (1 or more spoils the figures)."""
     from medgen.imaging.phantoms import analytic_head, render_mr
 
     rng = np.random.default_rng(0)
@@ -153,8 +167,19 @@ def _gain(folder: Path, cases: int) -> dict[str, Any]:
         "speedup_when_warm": pace[2] / pace[1],
         "gain_cases": cases,
         "threads_per_worker": 1,
+        "speedup_of_bare_convolutions": _bare_gain(),
         "load_before": load,
     }
+
+
+def _bare_gain() -> float:
+    """How many convolutions two processes that do nothing else make, over those of one: what this machine allows."""
+    made = {}
+    for count in (1, 2):
+        command = [sys.executable, "-c", BARE]
+        processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(count)]
+        made[count] = sum(int(process.communicate()[0]) for process in processes)
+    return made[2] / made[1]
 
 
 if __name__ == "__main__":
