@@ -12,6 +12,7 @@ import torch
 from diffusion_data import rendered_slices, small_head
 
 from medgen.catalogue import find_method
+from medgen.diffusion.brain_ports import missing_weights
 from medgen.diffusion.networks import load_networks
 from medgen.errors import BadInput
 from medgen.imaging.geometry import Grid, from_array, to_array
@@ -183,3 +184,15 @@ def test_lesion_share_counts_brain_pixels() -> None:
     image[0, 2, :5] = 0.4
     lesion[0, 0, :1] = 1
     assert lesion_share(image, lesion).tolist() == [pytest.approx(0.2)]
+
+
+def test_a_method_says_that_its_weights_are_missing_and_only_then(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MEDGEN_DATA", str(tmp_path))
+    assert missing_weights("a_method")[0].endswith("`medgen train a_method`.")
+    folder = tmp_path / "Weights" / "a_method"
+    folder.mkdir(parents=True)
+    (folder / "x.safetensors").write_bytes(b"")
+    (folder / "card.json").write_text('{"files": {"x.safetensors": {}}}')
+    assert missing_weights("a_method") == ()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from medgen.spec import Code, FitnessWarning, Image, ImageFacts, Mask, Port, Terminology
+from medgen.weights import list_weights
 
 LESION = Terminology(Code("SCT", "49755003", "Morphologically Altered Structure"), Code("SCT", "52988006", "Lesion"))
 SEQUENCES = (("FLAIR", "FLAIR"), ("T2", "T2"), ("T1", "T1"), ("T1c", "T1 with contrast agent"))
@@ -33,5 +34,8 @@ def fitness(facts: Mapping[str, ImageFacts]) -> list[FitnessWarning]:
     return found
 
 
-def missing_weights(method_id: str) -> str:
-    return f"No weights come with this method yet: train them with `medgen train {method_id}`."
+def missing_weights(method_id: str) -> tuple[str, ...]:
+    """The warning of a method for which no weights are installed; none once there are some."""
+    if list_weights(method_id):
+        return ()
+    return (f"No weights come with this method yet: train them with `medgen train {method_id}`.",)

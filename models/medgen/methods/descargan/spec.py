@@ -43,7 +43,7 @@ SPEC = MethodSpec(
               maximum=10000.0, step=10.0, advanced=True),
     ),
     warnings=(
-        missing_weights("descargan"),
+        *missing_weights("descargan"),
         "Weights trained on rendered brains with drawn lesions react, on scans, to what the rendering lacks.",
         "Redrawn images are synthetic and show no part of the patient.",
     ),

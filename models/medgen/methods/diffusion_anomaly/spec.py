@@ -73,7 +73,7 @@ SPEC = MethodSpec(
               maximum=10000.0, step=10.0, advanced=True),
     ),
     warnings=(
-        missing_weights("diffusion_anomaly"),
+        *missing_weights("diffusion_anomaly"),
         RENDERED,
         "Pseudo-healthy images are synthetic and show no part of the patient.",
     ),
@@ -100,7 +100,7 @@ XRAY = MethodSpec(
     ),
     parameters=tuple(SPEC.parameter(name) for name in ("guidance", "noise_level", "steps", "solver", "clamp")),
     warnings=(
-        missing_weights("diffusion_anomaly_xray"),
+        *missing_weights("diffusion_anomaly_xray"),
         "A pseudo-healthy image is synthetic and shows no part of the patient.",
     ),
     modalities=("CR", "DX"),

@@ -46,7 +46,7 @@ SPEC = MethodSpec(
                options={"dpm2": "DPM-Solver++, second order", "ddim": "DDIM, as in the paper"}),
     ),
     warnings=(
-        missing_weights("diffusion_edit"),
+        *missing_weights("diffusion_edit"),
         RENDERED,
         "Edited images are synthetic and show no patient.",
     ),

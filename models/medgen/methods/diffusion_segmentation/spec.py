@@ -49,7 +49,7 @@ SPEC = MethodSpec(
         Float("smallest", "Smallest piece", 50.0, "Smaller pieces of lesion are dropped.", unit="mm³", minimum=0.0,
               maximum=10000.0, step=10.0, advanced=True),
     ),
-    warnings=(missing_weights("diffusion_segmentation"), RENDERED),
+    warnings=(*missing_weights("diffusion_segmentation"), RENDERED),
     modalities=("MR",),
     body_parts=("brain",),
     weights=("lesions.safetensors",),
