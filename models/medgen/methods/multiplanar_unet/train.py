@@ -46,7 +46,7 @@ class Config:
 
 CONFIGS = {
     "smoke": Config(width=4, steps=4, batch=2, size=64, heads=1),
-    "small": Config(width=16, steps=8000),
+    "small": Config(width=16, steps=14_000),
     "paper": Config(width=64, steps=22_400, size=224),
 }
 
