@@ -42,4 +42,5 @@ class MaskTools:
         self.panel.start(method_catalogue.find(ARTEFACTS), {FRAMES: nodes}, {})
 
     def open_editor(self) -> None:
+        self.panel.state.input_node(MASK).SetDisplayVisibility(True)
         correction.open_editor(self.panel.state.input_node(MASK), self.panel.inputs.reference())

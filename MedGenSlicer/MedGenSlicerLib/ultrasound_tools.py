@@ -109,7 +109,14 @@ class UltrasoundTools:
         else:
             self.side_by_side()
             self.show_outline()
+            self._hide_mask()
         self.update()
+
+    def _hide_mask(self) -> None:
+        """What was painted would lie over the fill; the outline tells where it was."""
+        mask = self.panel.state.input_node(MASK) if self.panel.state is not None else None
+        if self.filled() is not None and mask is not None and mask.GetDisplayNode() is not None:
+            mask.SetDisplayVisibility(False)
 
     def _take_as_mask(self, node: Any) -> None:
         state = self.panel.state
