@@ -40,7 +40,8 @@ def test_the_refinement_sees_a_full_box() -> None:
 def test_the_frequency_map_parts_the_features() -> None:
     torch.manual_seed(0)
     network = FrequencyNet(2, 3).eval()
-    found = network(torch.randn(2, 1, 16, 16, 16))
+    with torch.no_grad():
+        found = network(torch.randn(2, 1, 16, 16, 16))
     assert all(part.shape == (2, 1, 16, 16, 16) for part in found)
     assert 0 <= float(found.share.min()) <= float(found.share.max()) <= 1
     assert torch.equal(found.ct, found.low + found.high)

@@ -118,7 +118,7 @@ def _compare(path: str) -> dict[str, Any]:
     z_scores = (values - values[whole_mask].mean()) / values[whole_mask].std()
     volume = torch.from_numpy(z_scores)[None, None]
     tuned = load_network(context)
-    plain = load_network(_context()).to(memory_format=torch.contiguous_format)
+    plain = load_network(_context()).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     inferer = SlidingWindowInferer((int(parameters["patch"]),) * 3, 2, float(parameters["overlap"]), mode="gaussian")
 
     def ours() -> Any:
@@ -133,7 +133,8 @@ def _compare(path: str) -> dict[str, Any]:
                 return network(windows.contiguous(memory_format=torch.channels_last_3d)).ct
 
         with torch.no_grad():
-            return (inferer(volume, forward)[0, 0].clamp(0, 1) * RANGE_HU + LOWEST_HU).numpy()
+            scores: Any = inferer(volume, forward)
+            return (scores[0, 0].clamp(0, 1) * RANGE_HU + LOWEST_HU).numpy()
 
     sides = {"medgen": ours, "monai": lambda: monai(plain, False), "monai_tuned": lambda: monai(tuned, True)}
     results: dict[str, list[tuple[float, float, Any]]] = {side: [] for side in sides}

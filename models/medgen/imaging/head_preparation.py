@@ -62,4 +62,5 @@ def prepare_head(
     image = crop_to_mask(whole, inside, MARGIN_MM)
     if remove_bias:
         image = n4(image, box)
-    return PreparedHead(from_array(z_score(to_array(image), to_array(box) != 0), box), box, whole, upright, way)
+    z_scores = z_score(to_array(image).astype(np.float32), to_array(box) != 0)
+    return PreparedHead(from_array(z_scores, box), box, whole, upright, way)

@@ -79,16 +79,12 @@ def bent_heads(
                 tell(f"Bending {path.name}, copy {copy}")
                 rng = np.random.default_rng((seed, copy, *path.name.encode()))
                 _keep(stem, *_bent(part_fat(read_head(path), rng), copy, spacing_mm, rng))
-            labels, counts, hu = (
-                np.load(f"{stem}.{n}.npy", mmap_mode="r") for n in ("labels", "counts", "hu")
-            )
+            labels, counts, hu = (np.load(f"{stem}.{n}.npy", mmap_mode="r") for n in ("labels", "counts", "hu"))
             found.append((BentHead(labels, hu, counts, spacing_mm), stem))
     return found
 
 
-def _bent(
-    head: sitk.Image, copy: int, spacing_mm: float, rng: np.random.Generator
-) -> tuple[Array, Array, Array]:
+def _bent(head: sitk.Image, copy: int, spacing_mm: float, rng: np.random.Generator) -> tuple[Array, Array, Array]:
     head = crop_to_head(head, AIR_ROUND_MM)
     if copy:
         head = deform_labels(head, random_deformation(head, rng, displacement_mm=3.0))
@@ -102,7 +98,7 @@ def _bent(
 def at_spacing(head: sitk.Image, ct: sitk.Image, spacing_mm: float) -> tuple[Array, Array, Array]:
     """(labels, counts, HU) of a `BentHead` from images of 1 mm."""
     grid = grid_like(head, spacing_mm)
-    labels = to_array(resample_labels(head, grid, "nearest"))
+    labels: Array = to_array(resample_labels(head, grid, "nearest"))
     hu = to_array(resample(ct, grid, fill=-1000.0)).astype(np.float16)
     inside = np.stack([binary_fill_holes(plane) for plane in labels > 0])
     tissue = TISSUE_OF_LABEL[labels]
@@ -173,7 +169,7 @@ def _render(head: BentHead, where: tuple[slice, ...], lowest: int, means: Array,
     inner = tuple(slice(w.start - v.start, w.stop - v.start) for w, v in zip(where, wide, strict=True))
     patch = sitk.GetImageFromArray(labels)
     patch.SetSpacing([head.spacing_mm] * 3)
-    image = to_array(render_mr(patch, means[TISSUE_OF_LABEL], rng, random_scan(rng)))[inner]
+    image: Array = to_array(render_mr(patch, means[TISSUE_OF_LABEL], rng, random_scan(rng)))[inner]
     if rng.random() < 0.4:  # scanners and archives blank the air
         image[(labels[inner] == 0) & (image < rng.uniform(0.02, 0.12))] = 0
     gamma = np.float32(np.exp(rng.normal(0, 0.15)))

@@ -119,7 +119,7 @@ def check_pair(mr: sitk.Image, ct: sitk.Image, mr_to_ct: sitk.Transform, name: s
     """Raises BadInput where the CT does not cover the head, the outlines lie apart, or the images would fit better
     12 mm away."""
     fixed, moving = _coarse(mr), _coarse(ct)
-    moved = to_array(sitk.Resample(moving, fixed, mr_to_ct, sitk.sitkLinear, -4000.0))
+    moved: Array = to_array(sitk.Resample(moving, fixed, mr_to_ct, sitk.sitkLinear, -4000.0))
     reached = moved > -3000
     head = to_array(foreground_mask(fixed)) != 0
     if not head.any() or (reached & head).sum() < COVERED_BAR * head.sum():

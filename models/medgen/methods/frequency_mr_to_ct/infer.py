@@ -169,7 +169,7 @@ def outline(hu: Array, mask: Mask, given: bool) -> Mask:
 
 
 def segments(ct: sitk.Image, body: sitk.Image, bone_hu: float, air_hu: float) -> sitk.Image:
-    hu = to_array(ct)
+    hu: Array = to_array(ct)
     found = np.where(hu > bone_hu, 1, np.where(hu < air_hu, 2, 0)) * (to_array(body) != 0)
     return from_array(found.astype(np.uint8), ct)
 
@@ -178,7 +178,7 @@ def against(ct: sitk.Image, reference: sitk.Image, body: sitk.Image, context: Co
     """The table of errors; where the two overlap by less than nine tenths, a notice says so."""
     if overlap_fraction(ct, reference) < 0.9:
         context.progress.notice("The reference CT covers only a part of the MR; the rest of it counts as air.")
-    truth = to_array(resample(reference, ct, fill=AIR_HU))
+    truth: Array = to_array(resample(reference, ct, fill=AIR_HU))
     spacing = tuple(reversed(ct.GetSpacing()))
     found = compare(to_array(ct).astype(np.float32), truth, spacing, to_array(body) != 0)
     return metrics_table(found, spacing)

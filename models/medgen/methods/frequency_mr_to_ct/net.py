@@ -32,7 +32,7 @@ class Refinement(nn.Module):
 
     def __init__(self, channels: int, kernel: int = 13) -> None:
         super().__init__()
-        shapes = [tuple(kernel if a == axis else 1 for a in range(3)) for axis in range(3)]
+        shapes = [(kernel, 1, 1), (1, kernel, 1), (1, 1, kernel)]
         self.chains = nn.ModuleList(
             nn.Sequential(*(conv_norm(channels, channels, shapes[(first + step) % 3]) for step in range(3)))
             for first in range(3)
