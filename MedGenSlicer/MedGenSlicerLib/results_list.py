@@ -239,7 +239,7 @@ class ResultsList:
         self.update_layout_button()
 
     def update_layout_button(self) -> None:
-        self.back.setVisible(views.comparing() or self._flicker.running() or bool(self._blinking))
+        self.back.setVisible(views.away() or self._flicker.running() or bool(self._blinking))
 
     def _show_older(self) -> None:
         self._show_all = True

@@ -134,8 +134,14 @@ def comparing() -> bool:
     return layout_node() is not None and layout_node().GetViewArrangement() in LAYOUT_IDS.values()
 
 
+def away() -> bool:
+    """Whether the views are not the user's own: those of a comparison, or of a table to edit."""
+    table = slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpTableView
+    return comparing() or (bool(_before) and layout_node() is not None and layout_node().GetViewArrangement() == table)
+
+
 def own_layout() -> None:
-    if comparing():
+    if away():
         default = slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpView
         layout_node().SetViewArrangement(_before[0] if _before else default)
 
@@ -214,7 +220,7 @@ def show_chart(chart: Any, shown: bool) -> None:
 def show_table(table: Any) -> None:
     """The table, editable, in a view beneath the slices; `own_layout` brings the user's layout back."""
     node = layout_node()
-    if not comparing() and not comparing_plot():
+    if not away() and not comparing_plot():
         _before[:] = [node.GetViewArrangement()]
     node.SetViewArrangement(slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpTableView)
     selection = slicer.app.applicationLogic().GetSelectionNode()

@@ -311,14 +311,21 @@ def test_a_check_tells_errors_shows_them_and_measures_along_a_line(driver, panel
 
 
 def test_without_a_reference_the_water_path_is_plotted_by_the_table_that_was_edited(driver, panel, monkeypatch):
+    import slicer
+
     from MedGenSlicerLib import node_bridge, views
 
+    own = views.layout_node().GetViewArrangement()
     plotted = []
     monkeypatch.setattr(views, "show_chart", lambda chart, shown: plotted.append((chart, shown)))
     ct = driver.run(panel).results()[0]
     form = panel.tools.form
     choose(form.rows["lines"], line(driver, (-70, -2, -2), (70, -2, -2)))
     form.rows["calibration"].make_new()
+    driver.process()
+    assert views.layout_node().GetViewArrangement() == slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpTableView
+    driver.click(panel.results.back)
+    assert views.layout_node().GetViewArrangement() == own
     table = panel.state.input_node("calibration")
     assert node_bridge.table(table)["HU"][0] == -1024
     for row in range(table.GetNumberOfRows()):  # everything is twice as dense as water
