@@ -64,7 +64,7 @@ def run_method(
         "seconds": round(time.monotonic() - clock, 3),
         "medgen_version": medgen.__version__,
         "torch_version": _version("torch"),
-        "started_utc": started.isoformat(timespec="seconds"),
+        "started_utc": started.isoformat(timespec="milliseconds"),  # tells runs apart, too
         "notices": notices,
     }
     return outputs, provenance
