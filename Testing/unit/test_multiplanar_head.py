@@ -13,6 +13,7 @@ from medgen.imaging.phantoms import analytic_head, render_mr
 from medgen.method import Context, SilentProgress
 from medgen.methods.multiplanar_unet import infer
 from medgen.methods.multiplanar_unet.labels import CLASSES, LABELS
+from medgen.methods.multiplanar_unet.proof import prove
 from medgen.methods.multiplanar_unet.render import CLASS_OF_TISSUE, prepare_head, read_label_map, render_batch
 from medgen.methods.multiplanar_unet.train import one_cycle, segmentation_loss, train
 from medgen.nets.unet2d import UNet2d
@@ -88,6 +89,7 @@ def test_bone_and_air_alone(weights):
     labels[3:9, 3:9, 3] = 19
     labels[3:9, 3:9, 4] = 20
     labels[5:7, 5:7, 6:8] = 0  # a cavity
+    labels[8, 8, 8] = 0  # a speck of 27 mm3
     labels[4, 4, 6:10] = 0  # one that opens to the outside along one axis, closed in the planes across it
     expected = np.zeros_like(labels)
     expected[3:9, 3:9, 3:5] = 1
@@ -193,3 +195,10 @@ def test_loss_falls_as_the_right_class_grows_likelier():
     losses = [float(segmentation_loss(right * gain, classes)) for gain in (0.0, 2.0, 20.0)]
     assert losses[0] > losses[1] > losses[2] and losses[2] < 0.01
     assert one_cycle(0, 100) < one_cycle(5, 100) == 1 and one_cycle(99, 100) < 0.01
+
+
+@pytest.mark.slow
+def test_the_quick_proof_holds():
+    report = prove("quick")
+    assert [check["name"] for check in report["checks"] if not check["passed"]] == []
+    assert len(report["checks"]) >= 6

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import SimpleITK as sitk
 import torch
 from safetensors.torch import load_file
+from scipy import ndimage
 
 from medgen.imaging.foreground import filled, foreground_mask
 from medgen.imaging.geometry import canonical, crop_to_mask, from_array, paste_back, to_array
@@ -20,6 +21,7 @@ from medgen.nets.unet2d import UNet2d, unet_from_state
 
 SPACING_MM = 1.0
 BATCH = 8
+SPECK_MM3 = 30.0
 AXES = {"1": (0,), "3": (0, 1, 2)}  # of a z, y, x array: axial, coronal, sagittal
 
 
@@ -45,10 +47,13 @@ def run(inputs: dict[str, Any], parameters: dict[str, Any], context: Context) ->
 
 def bone_and_air(labels: sitk.Image) -> sitk.Image:
     """1 where bone or marrow is, 2 in what the head encloses, in space or in a plane along the axes, without being
-    tissue."""
+    tissue; specks of less than 30 mm3, as folds of the skin enclose, do not count."""
     values = to_array(labels)
     head = np.asarray(values != 0)
-    return from_array(np.isin(values, BONE) + 2 * (filled(head) & ~head).astype(np.uint8), labels)
+    pieces, _ = ndimage.label(filled(head) & ~head)
+    large = np.bincount(pieces.ravel()) * np.prod(labels.GetSpacing()) >= SPECK_MM3
+    large[0] = False
+    return from_array(np.isin(values, BONE) + 2 * large[pieces].astype(np.uint8), labels)
 
 
 def load_network(context: Context) -> UNet2d:
