@@ -69,7 +69,11 @@ UNCERTAINTY = Bool("uncertainty", "Uncertainty", False, "Eight more runs with ra
                    "standard deviation: takes nine times as long.")  # fmt: skip
 FILL = Bool("fill_outside", "Clear what is outside the body", True, "Air outside the body. Off, as in the paper: a "
             "couch may be translated, or invented.", advanced=True)  # fmt: skip
-WARNINGS = ("The weights were trained on rendered heads (and one real CT), not on patients' pairs.", RESEARCH)
+WARNINGS = (
+    "The weights were trained for minutes on rendered heads (and one real CT): they show how the method works, miss "
+    "much of the bone on real scans, and are no basis for a plan. Train it on your own scans.",
+    RESEARCH,
+)
 
 MR_TO_CT = MethodSpec(
     id="pix2pix_mr_to_ct",
