@@ -161,17 +161,18 @@ class BrainSampler:
 
 @dataclass(frozen=True)
 class Plan:
-    """steps, batch, learning_rate and the decay of the averaged weights."""
+    """seconds: of one call, after which it exports what there is; called again, it goes on."""
 
     steps: int
     batch: int
     learning_rate: float
     ema_decay: float = 0.999
+    seconds: float | None = None
 
 
 PLANS = {
     "smoke": Plan(steps=3, batch=2, learning_rate=3e-4),
-    "small": Plan(steps=20_000, batch=8, learning_rate=4e-4, ema_decay=0.998),
+    "small": Plan(steps=20_000, batch=8, learning_rate=4e-4, ema_decay=0.998, seconds=3000),
     "paper": Plan(steps=50_000, batch=10, learning_rate=1e-4, ema_decay=0.9999),
 }
 
@@ -203,7 +204,7 @@ def run_plan(
         ema_decay=plan.ema_decay,
         clip_norm=1.0,
         checkpoint_every=200,
-        max_seconds=max_seconds,
+        max_seconds=plan.seconds if max_seconds is None else max_seconds,
     )
     return train_loop(step, sample, out, loop, progress=progress)
 

@@ -37,11 +37,12 @@ class Config:
     steps: int
     batch: int
     learning_rate: float = 1e-4
+    seconds: float | None = None  # of one call, after which it exports what there is; called again, it goes on
 
 
 CONFIGS = {
     "smoke": Config(Size(4, 2, SIDE), steps=6, batch=2),
-    "small": Config(Size(16, 8, SIDE), steps=10_000, batch=8, learning_rate=3e-4),
+    "small": Config(Size(16, 8, SIDE), steps=10_000, batch=8, learning_rate=3e-4, seconds=1500),
     "paper": Config(Size(64, 32, 256), steps=100_000, batch=10),
 }
 
@@ -155,7 +156,7 @@ def train(
     max_seconds: float | None = None,
 ) -> Path:
     """Trains, or goes on where a run in `out` stopped, and writes the weights and their card to `out`; returns the
-    weights file. max_seconds: ends early, with what there is. Raises BadInput."""
+    weights file. max_seconds: of this call, instead of the configuration's. Raises BadInput."""
     if config not in CONFIGS:
         raise BadInput(f"There is no training configuration '{config}' (known: {', '.join(CONFIGS)}).")
     chosen = CONFIGS[config]
@@ -170,7 +171,7 @@ def train(
     )
     loop = LoopConfig(
         steps=chosen.steps, seed=seed, device=device, ema_decay=0.995, clip_norm=10.0, checkpoint_every=200,
-        max_seconds=max_seconds,
+        max_seconds=chosen.seconds if max_seconds is None else max_seconds,
     )  # fmt: skip
     outcome = train_loop(step, lambda number: {**draw(number), "number": number}, out, loop, progress=progress)
     kind = "xray" if xrays else "brain"

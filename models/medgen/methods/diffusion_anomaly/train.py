@@ -62,7 +62,7 @@ def train(
     max_seconds: float | None = None,
 ) -> Path:
     """Trains, or goes on where a run in `out` stopped, and writes the weights and their card to `out`; returns the
-    weights file. max_seconds: ends early, with what there is. Raises BadInput."""
+    weights file. max_seconds: of this call, instead of the configuration's. Raises BadInput."""
     plan = plan_of(config)
     xrays = (data / "labels.csv").is_file()
     sampler: Callable[[int], dict[str, torch.Tensor]] = (
