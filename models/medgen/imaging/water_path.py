@@ -22,7 +22,6 @@ Values = npt.NDArray[np.float64]
 Knots = tuple[Sequence[float], Sequence[float]]
 
 
-
 def spr_from_hu(hu: npt.ArrayLike, knots: Knots = SPR_KNOTS) -> npt.NDArray[np.float32]:
     """SPR (water 1) of CT numbers of any shape; outside the knots the end values hold."""
     return np.interp(np.asarray(hu), *knots).astype(np.float32)
