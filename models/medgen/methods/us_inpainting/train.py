@@ -14,13 +14,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import SimpleITK as sitk
 import torch
 from torch import Tensor, nn
 
 import medgen
 from medgen.errors import BadInput
 from medgen.imaging.ultrasound import grey_frame
-from medgen.io import read_image
 from medgen.method import Progress
 from medgen.methods.us_inpainting.loss import Weights, content_loss, kl_loss, reconstruction_loss, style_loss
 from medgen.methods.us_inpainting.masks import distance_inside, random_hole
@@ -194,5 +194,12 @@ def train(
 
 def _own_frames(folder: Path) -> list[UltrasoundFrame]:
     files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in (".png", ".jpg", ".jpeg"))
-    found = [cropped_frame(grey_frame(read_image(path)[0]), "own", "own", path.name) for path in files]
+    found = [cropped_frame(grey_frame(_read(path)), "own", "own", path.name) for path in files]
     return [frame for frame in found if frame is not None]
+
+
+def _read(path: Path) -> sitk.Image:
+    try:
+        return sitk.ReadImage(str(path))
+    except RuntimeError as error:
+        raise BadInput(f"'{path}' cannot be read as an image.") from error
