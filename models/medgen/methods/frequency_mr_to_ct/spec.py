@@ -52,8 +52,8 @@ def fitness(facts: Mapping[str, ImageFacts]) -> list[FitnessWarning]:
 
 FREQUENCY = MethodSpec(
     id="frequency_mr_to_ct",
-    title="Synthetic CT from head MR, sharp bone",
-    summary="Makes a CT in HU of one head MR of any contrast, with bone edges that are not blurred.",
+    title="Synthetic CT from head MR, frequency-supervised",
+    summary="Makes a CT in HU of one head MR, with a target of its own for the edges of bone.",
     family="synthetic_ct",
     paper=Paper(
         "Frequency-Supervised MR-to-CT Image Synthesis",
@@ -65,7 +65,7 @@ FREQUENCY = MethodSpec(
     intended_use="Research on MR-only planning and attenuation correction. Not validated for treatment.",
     run="medgen.methods.frequency_mr_to_ct.infer:run",
     inputs=(
-        Image("mr", "Planning MR", modality="MR", help="T1, T2, PD or FLAIR of a head, with skull, any orientation."),
+        Image("mr", "Planning MR", modality="MR", help="T1 of a head, with skull, any orientation."),
         Mask("body", "Body", False, "What belongs to the patient; found automatically where this is left out."),
         Image("reference", "Reference CT", False, "Registered to the MR: fills the table of errors.", modality="CT"),
     ),
@@ -94,8 +94,9 @@ FREQUENCY = MethodSpec(
                options={"48": "48", "64": "64", "96": "96"}),
     ),
     warnings=(
-        "The weights were trained on rendered heads, not on scans: tumours, implants, operated and children's heads "
-        "were not among them.",
+        "The starter weights were stopped long before they were good: they miss most bone and take dark fluid for it. "
+        "They show the way only; train on, or on your own pairs (see the README).",
+        "They were trained on rendered heads, not on scans.",
         "Synthetic, not validated for treatment.",
     ),
     modalities=("MR",),

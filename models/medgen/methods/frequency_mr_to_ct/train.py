@@ -57,7 +57,7 @@ class Config:
 
 CONFIGS = {
     "smoke": Config(width=4, steps=4, patch=32, kernel=3, heads=1, copies=1),
-    "small": Config(width=8, steps=3000, learning_rate=3e-3),
+    "small": Config(width=8, steps=30_000, learning_rate=3e-3),
     "paper": Config(width=32, steps=225_000, batch=2, learning_rate=1e-3, adversarial=1e-3, copies=8, patch=64),
 }
 
