@@ -57,7 +57,7 @@ def test_frame_holds_its_truth(kind: str) -> None:
     for _ in range(6):
         machine = random_machine(rng, kind)  # type: ignore[arg-type]
         frame = image_scene(random_scene(rng, machine.depth_mm, needle=True), machine, rng)
-        assert frame.image.dtype == np.float32 and 0 <= frame.image.min() and frame.image.max() <= 1
+        assert frame.image.dtype == np.float32 and frame.image.min() >= 0 and frame.image.max() <= 1
         assert not frame.image[~frame.inside].any()
         np.testing.assert_array_equal(frame.labels == bmode.OUTSIDE, ~frame.inside)
         assert frame.artefacts.max() <= bmode.COMET_TAIL
