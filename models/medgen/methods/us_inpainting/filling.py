@@ -163,9 +163,8 @@ def biharmonic_fill(grey: Grey, found: list[Region]) -> Grey:
 
     result = grey.copy()
     for region in found:
-        result[region.box] = np.where(
-            region.hole, inpaint_biharmonic(grey[region.box], region.hole), grey[region.box]
-        ).clip(0, 1)
+        smooth = inpaint_biharmonic(grey[region.box], region.hole).clip(0, 1)
+        result[region.box] = np.where(region.hole, smooth, grey[region.box])
     return result[None]
 
 

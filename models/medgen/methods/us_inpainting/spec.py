@@ -103,7 +103,10 @@ INPAINTING = MethodSpec(
         Bool("needle", "Find the needle", False, "Fits a line through the brightest needle of the range's first frame, "
              "without and with the fill."),
     ),
-    warnings=("Filled tissue is invented: it looks plausible and says nothing about the patient.",),
+    warnings=(
+        "Filled tissue is invented: it looks plausible and says nothing about the patient.",
+        "The weights had a short training on real and simulated frames: speckle looks right, structure is often wrong.",
+    ),
     modalities=("US",),
     body_parts=("any",),
     weights=("b_mode.safetensors", "b_mode_l2.safetensors", "b_mode_no_vi.safetensors"),
