@@ -47,7 +47,7 @@ def weights(request, tmp_path_factory):
 
 def run(weights, inputs, seed=0, progress=None, **parameters):
     context = Context(progress or SilentProgress(), seed=seed, weights=weights)
-    checked = STYLE_TRANSFER.check_parameters({"size": "256", "samples": 1, **parameters})
+    checked = STYLE_TRANSFER.check_parameters({"size": "256", "samples": 1, "style": "sampled", **parameters})
     return infer.run(inputs, checked, context)
 
 

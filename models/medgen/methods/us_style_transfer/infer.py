@@ -130,13 +130,14 @@ def _table(rows: list[tuple[int, float, float, float]]) -> dict[str, list[Any]]:
 
 
 def choose_styles(styler: Styler, inputs: dict[str, Any], parameters: dict[str, Any], context: Context) -> list[Tensor]:
-    """`samples` style vectors. Raises BadInput where the source needs an input that is missing."""
+    """`samples` style vectors, one where the source is a single style. Raises BadInput where the source needs an input
+    that is missing."""
     count, source, generator = parameters["samples"], parameters["style"], context.generator()
     spread, size = parameters["temperature"], int(parameters["size"])
     if source == "sampled":
         return [styler.drawn(generator, spread, SHARED[parameters["draw"]]) for _ in range(count)]
     if source == "map":
-        return [styler.map.at(parameters["map_x"], parameters["map_y"])] * count
+        return [styler.map.at(parameters["map_x"], parameters["map_y"])]  # there is nothing to draw
     if source == "image" and "style_image" not in inputs:
         raise BadInput("Choose a style image, or another source of the style.")
     if source == "image":
@@ -150,7 +151,7 @@ def choose_styles(styler: Styler, inputs: dict[str, Any], parameters: dict[str, 
     else:
         raise BadInput("Choose a saved style" + (" or a style image." if source == "interpolated" else "."))
     if source == "code":
-        return [first] * count
+        return [first]
     if "second_image" in inputs:
         second = style_of_frames(styler, inputs["second_image"], size, "The second style image")
     else:

@@ -76,13 +76,13 @@ STYLE_TRANSFER = MethodSpec(
         Blob("style_code", "Style code", help="Of the chosen sample: can be given to a later run."),
     ),
     parameters=(
-        Choice("style", "Style from", "sampled", "Where the look comes from.", options=SOURCES),
+        Choice("style", "Style from", "map", "Where the look comes from.", options=SOURCES),
         Int("samples", "Samples", 5, "How many versions. With a style image the first is its style itself and the "
             "others are drawn around it; between two styles they go from one to the other.", minimum=1, maximum=50),
         Int("sample", "Sample number", 1, "Which sample's style the frames get.", minimum=1, maximum=50),
         Float("strength", "Strength", 1.0, "0 keeps the look of the frame, 1 takes the style's.", minimum=0.0,
               maximum=1.0, step=0.1),
-        Float("temperature", "Spread", 1.0, "How far drawn styles lie from the middle; 0.5 in the authors' code.",
+        Float("temperature", "Spread", 0.5, "How far drawn styles lie from the middle; 0.5 as in the authors' code.",
               minimum=0.0, maximum=2.0, step=0.1),
         Float("interpolation", "Between", 0.5, "0 is the first style, 1 the second; used with one sample.", minimum=0.0,
               maximum=1.0, step=0.1),
@@ -101,8 +101,10 @@ STYLE_TRANSFER = MethodSpec(
                advanced=True, options={"channels": "one number a channel, and noise", "noise": "independent noise"}),
     ),
     warnings=(
-        "The weights learnt from about 140 real frames of muscle, carotid, fetal head and breast, and simulated ones: "
-        "other anatomy and other machines may come out wrong.",
+        "The starter weights had 379 training steps and miss the paper's bars: pictures are softened, and drawn styles "
+        "may come out far too bright. A style image, a saved style or the map work better.",
+        "They learnt from real frames of muscle, carotid and breast, and simulated ones: other anatomy and other "
+        "machines may come out wrong.",
     ),
     modalities=("US",),
     body_parts=("any",),
