@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from medgen.errors import BadInput, Cancelled
 from medgen.imaging.phantoms import bmode
 from medgen.method import Context, SilentProgress
+from medgen.methods.us_inpainting import train
 from medgen.methods.us_inpainting.filling import Filler, grown, regions
 from medgen.methods.us_inpainting.infer import run
 from medgen.methods.us_inpainting.loss import Weights, reconstruction_loss
@@ -24,6 +25,7 @@ from medgen.methods.us_inpainting.needle import find_needle
 from medgen.methods.us_inpainting.net import HierarchicalInpainter, Shape, from_state, residual_kl, to_state
 from medgen.methods.us_inpainting.pyramid import blended, collapsed, laplacian_pyramid
 from medgen.methods.us_inpainting.spec import INPAINTING
+from medgen.nets.vgg import VGGFeatures, _random_kernels
 
 TINY = Shape((4, 8, 8, 8, 8, 8))
 Fills = Callable[..., dict[str, Any]]
@@ -307,6 +309,16 @@ def test_filler_is_exact_outside_the_fan() -> None:
     filled = Filler(regions(hole, inside, 6, 2.5), network, 2, 1.0, torch.Generator().manual_seed(0)).fill(grey)
     np.testing.assert_array_equal(filled[:, ~inside], np.repeat(grey[None], 2, 0)[:, ~inside])
     assert (filled[:, hole] != grey[hole]).mean() > 0.95
+
+
+def test_training_writes_weights_that_fill(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, still: sitk.Image, mask: sitk.Image
+) -> None:
+    monkeypatch.setattr(train, "real_frames", lambda split: ())  # what is simulated will do
+    monkeypatch.setattr(train, "load_vgg", lambda: VGGFeatures(_random_kernels(), True, "random"))
+    path = train.train(tmp_path, tmp_path / "out", "smoke")
+    found = run({"frames": [still], "mask": mask}, INPAINTING.check_parameters({"samples": 1}), Context(weights=path))
+    assert (values(found["inpainted"][0]) != values(still)).any()
 
 
 # --------------------------------------------------------------------------------------------------------------- needle
