@@ -115,6 +115,9 @@ def test_what_the_extensions_index_asks_for():
     for url in urls:  # the file that the address serves lies in the tree
         assert (ROOT / url.split("/main/")[1]).is_file(), url
     icons = [ROOT / urls[0].split("/main/")[1]]
-    icons += [ROOT / "MedGenSlicer" / n / "Resources" / "Icons" / f"{n}.png" for n in ("MedGenSegment", "MedGenSyntheticCT", "MedGenJobs")]
+    icons += [
+        ROOT / "MedGenSlicer" / n / "Resources" / "Icons" / f"{n}.png"
+        for n in ("MedGenSegment", "MedGenSyntheticCT", "MedGenJobs")
+    ]
     for icon in icons:
         assert struct.unpack(">II", icon.read_bytes()[16:24]) == (128, 128), icon
