@@ -45,6 +45,8 @@ def run(inputs: dict[str, Any], parameters: dict[str, Any], context: Context) ->
     hu = np.where(inside, found["ct"], AIR_HU) if parameters["fill_outside"] else found["ct"]
     ct = sitk.Cast(sitk.Round(head.back(hu, AIR_HU)), sitk.sitkInt16)
     body = head.mask_back(inside)
+    if parameters["fill_outside"]:
+        ct = sitk.Mask(ct, body, outsideValue=AIR_HU)  # interpolated voxels on the skin too
     outputs = {"ct": ct, "outline": body, "segments": segments(ct, body, parameters["bone_hu"], parameters["air_hu"])}
     for name in found.keys() - {"ct"}:
         outputs[name] = head.back(found[name] * inside, 0.0)
