@@ -35,7 +35,7 @@ def run_demo(folder: Path, worker: LocalWorker, on_event: Callable[[Event], None
     image_file = mni152_file("t1")
     request, _ = read_case(spec, Case({"image": image_file}))
     written = run_case(spec, request, folder, worker, on_event)
-    (labels,) = (port.labels for port in spec.outputs if isinstance(port, LabelMap))
+    labels = next(port.labels for port in spec.outputs if isinstance(port, LabelMap))  # the first is the whole head
     image, marks = sitk.ReadImage(str(image_file)), sitk.ReadImage(str(folder / "segmentation.nii.gz"))
     title = "MNI152 T1 (ICBM 2009a), labelled by " + spec.title
     known = {
