@@ -6,6 +6,7 @@ shown as 32x32), half of them real, the other half the raw material of the gener
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,8 +22,9 @@ from medgen.metrics.generation import frechet_distance, mahalanobis, mahalanobis
 from medgen.proofs import Mode, check, verdict
 
 SIZE, PROTOTYPES = 32, 20
-PATIENTS = {"quick": 120, "normal": 850, "full": 890}  # images of a kind
-EPOCHS = {"quick": 10, "normal": 20, "full": 20}
+BLURS = ("blurred 0.5", "blurred", "blurred 2")
+PATIENTS = {"quick": 160, "normal": 850, "full": 890}  # images of a kind
+EPOCHS = {"quick": 15, "normal": 20, "full": 20}
 Checks = list[dict[str, Any]]
 
 
@@ -31,12 +33,13 @@ def prove(mode: Mode = "normal", seed: int = 0, progress: Progress | None = None
     progress = progress or SilentProgress()
     checks = [_floor(seed), _frechet_reference(seed), _moved_copy(seed)]
     seeds = 1 if mode == "quick" else 3
-    skipped = ["The Mahalanobis ratio needs more images than --quick takes."] if mode == "quick" else []
+    skipped = ["--quick leaves out the order of blurs, and what needs more images: the lower end of chance, the "
+               "Mahalanobis ratio."]  # fmt: skip
     outcomes = []
     for number in range(seeds):
         progress.report("Planted faults", 0.05 + 0.95 * number / seeds, f"seed {seed + number}")
         outcomes.append(_planted(mode, seed + number, progress))
-    return verdict(SPECS[0].id, checks + _judged(outcomes, mode), skipped)
+    return verdict(SPECS[0].id, checks + _judged(outcomes, mode), skipped if mode == "quick" else [])
 
 
 # ------------------------------------------------------------------------------------------------------- exact checks
@@ -104,7 +107,12 @@ def _generators(real: Tensor, other: Tensor, seed: int) -> dict[str, Tensor]:
     }
 
 
-Outcome = dict[str, tuple[Structure, TwoSample]]
+@dataclass(frozen=True)
+class Outcome:
+    """By generator; a test network was trained for some only, since copies and repeats show in the structure."""
+
+    structures: dict[str, Structure]
+    runs: dict[str, TwoSample]
 
 
 def _planted(mode: Mode, seed: int, progress: Progress) -> Outcome:
@@ -113,35 +121,38 @@ def _planted(mode: Mode, seed: int, progress: Progress) -> Outcome:
     real, other = digits[:count], digits[count : 2 * count]
     owner = torch.arange(count)
     parameters = {"runs": 5 if mode == "full" else 1, "epochs": EPOCHS[mode]}
-    outcomes = {}
+    trained = ["perfect", "noisy", "blurred"] if mode == "quick" else ["perfect", "noisy", *BLURS]
+    outcome = Outcome({}, {})
     for name, synthetic in _generators(real, other, seed).items():
         progress.raise_if_cancelled()
-        runs = two_sample_runs((real, owner), (synthetic, owner), parameters, Context(seed=seed))
-        outcomes[name] = (compare_structure(real, owner, synthetic, owner), runs[0])
-    return outcomes
+        outcome.structures[name] = compare_structure(real, owner, synthetic, owner)
+        if name in trained:
+            context = Context(seed=seed)
+            outcome.runs[name] = two_sample_runs((real, owner), (synthetic, owner), parameters, context)[0]
+    return outcome
 
 
 def _judged(outcomes: list[Outcome], mode: Mode) -> Checks:
     def accuracies(name: str) -> list[float]:
-        return [outcome[name][1].accuracy for outcome in outcomes]
+        return [outcome.runs[name].accuracy for outcome in outcomes]
 
     def frechet(name: str) -> np.ndarray:
-        return np.array([frechet_distance(o[name][1].synthetic, o[name][1].real) for o in outcomes])
+        return np.array([frechet_distance(o.runs[name].synthetic, o.runs[name].real) for o in outcomes])
 
     chance = float(np.mean(accuracies("perfect")))
     ratio = min((frechet(name) / frechet("perfect")).min() for name in ("blurred", "noisy"))
-    rows = np.stack([frechet(name) for name in ("blurred 0.5", "blurred", "blurred 2")])
-    order = min(stats.spearmanr(range(3), rows[:, o]).statistic for o in range(len(outcomes)))
     checks = [
-        check("Perfect generator, balanced accuracy, at least 0.45", chance, 0.45, 0),
         check("Perfect generator, balanced accuracy, at most 0.6", chance, 0.6, 0, higher=False),
         check("Blurred, balanced accuracy, worst seed", min(accuracies("blurred")), 0.8, 0),
         check("Noisy, balanced accuracy, worst seed", min(accuracies("noisy")), 0.8, 0),
         check("Frechet distance of blurred and noisy over perfect, worst seed", float(ratio), 5, 0),
-        check("Frechet distance rises with the blur, Spearman, worst seed", float(order), 1, 0),
         _flags(outcomes),
     ]
     if mode != "quick":
+        rows = np.stack([frechet(name) for name in BLURS])
+        order = min(stats.spearmanr(range(len(BLURS)), rows[:, o]).statistic for o in range(len(outcomes)))
+        checks.append(check("Frechet distance rises with the blur, Spearman, worst seed", float(order), 1, 0))
+        checks.append(check("Perfect generator, balanced accuracy, at least 0.45", chance, 0.45, 0))
         checks.append(_ratio(outcomes))
     return checks
 
@@ -151,8 +162,8 @@ def _flags(outcomes: list[Outcome]) -> dict[str, Any]:
     wrong = 0
     for outcome in outcomes:
         for name, expected in (("perfect", ""), ("memorised", "MEMORISED"), ("collapsed", "COLLAPSED")):
-            structure, run = outcome[name]
-            flags = raised_flags(structure, run.accuracy)
+            accuracy = outcome.runs[name].accuracy if name in outcome.runs else 0.5
+            flags = raised_flags(outcome.structures[name], accuracy)
             raised = {flag for flag, up in zip(flags["flag"], flags["raised"], strict=True) if up == "yes"}
             # a collapsed set repeats single images: it may look detectable too; what must not happen is a wrong cause
             wrong += (raised != set()) if not expected else (expected not in raised)
@@ -162,7 +173,7 @@ def _flags(outcomes: list[Outcome]) -> dict[str, Any]:
 def _ratio(outcomes: list[Outcome]) -> dict[str, Any]:
     ratios = []
     for outcome in outcomes:
-        run = outcome["perfect"][1]
+        run = outcome.runs["perfect"]
         floor = mahalanobis_floor(len(run.real), run.real.shape[1])
         ratios.append(mahalanobis(run.synthetic, run.real, shrink=False) / floor)
     away = abs(float(np.mean(ratios)) - 1)
