@@ -21,12 +21,18 @@ from medgen.errors import BadInput
 from medgen.imaging.phantoms import TEST_HEADS, TRAIN_HEADS, VALIDATION_HEADS
 from medgen.imaging.phantoms.brain_set import BrainSet, load_brain_set, render_brain_set
 from medgen.method import Progress
+from medgen.nets.diffusion_unet import Layout, paper_unet
 from medgen.training.export import export_weights
 from medgen.training.loop import LoopConfig, Outcome, Update
 from medgen.training.loop import train as train_loop
 
 Batch = dict[str, Tensor]
 HALF_WAY = 600  # the noise level up to which translating methods go
+TRANSLATING = {  # noise networks by configuration, shared: an edit takes over what the anomaly maps have learnt
+    "smoke": Layout(4, 8, 8, (1, 2), 1, (), groups=4, classes=2, patch=4),
+    "small": Layout(4, 8, 32, (1, 2, 2, 2), 1, (), groups=8, classes=2, patch=2),
+    "paper": paper_unet(4, 8, classes=2),
+}
 Target = Literal["class", "value", "mask"]
 LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "class": F.cross_entropy,

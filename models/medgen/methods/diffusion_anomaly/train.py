@@ -15,6 +15,7 @@ import torch
 
 from medgen.diffusion.training import (
     HALF_WAY,
+    TRANSLATING,
     BrainSampler,
     DiffusionStep,
     brain_set,
@@ -25,7 +26,7 @@ from medgen.diffusion.training import (
 from medgen.imaging.brain_study import SIDE
 from medgen.imaging.xray_set import XraySampler, load_xrays
 from medgen.method import Progress
-from medgen.nets.diffusion_unet import DiffusionUNet, EncoderClassifier, Layout, paper_classifier, paper_unet
+from medgen.nets.diffusion_unet import DiffusionUNet, EncoderClassifier, Layout, paper_classifier
 
 WEIGHTS, XRAY_WEIGHTS = "brain_mr.safetensors", "xray.safetensors"
 BRAINS = {
@@ -39,11 +40,6 @@ XRAYS = {
     "training_data": "NIH Clinical Center chest X-rays (Wang et al., CVPR 2017), no finding and pneumonia, four fifths "
     "of the patients; labels are text-mined.",
     "trained_on_rendered": False,
-}
-UNET = {
-    "smoke": Layout(4, 8, 8, (1, 2), 1, (), groups=4, classes=2, patch=4),
-    "small": Layout(4, 8, 32, (1, 2, 2, 2), 1, (), groups=8, classes=2, patch=2),
-    "paper": paper_unet(4, 8, classes=2),
 }
 CLASSIFIER = {
     "smoke": Layout(4, 2, 8, (1, 2), 1, (), groups=4, patch=4, scale_shift=True, block_resampling=True),
@@ -73,7 +69,7 @@ def train(
     channels = 1 if xrays else 4
     torch.manual_seed(seed)
     step = DiffusionStep(
-        DiffusionUNet(replace(UNET[config], channels_in=channels, channels_out=2 * channels)),
+        DiffusionUNet(replace(TRANSLATING[config], channels_in=channels, channels_out=2 * channels)),
         {"classifier": (EncoderClassifier(replace(CLASSIFIER[config], channels_in=channels), SIDE), "class")},
         plan.learning_rate,
         HALF_WAY,

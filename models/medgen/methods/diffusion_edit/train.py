@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from medgen.diffusion.networks import load_networks
 from medgen.diffusion.training import (
     HALF_WAY,
+    TRANSLATING,
     BrainSampler,
     DiffusionStep,
     brain_set,
@@ -28,11 +29,6 @@ from medgen.nets.diffusion_unet import DiffusionUNet, EncoderClassifier, Layout,
 from medgen.weights import STARTER_WEIGHTS
 
 WEIGHTS = "edit.safetensors"
-UNET = {
-    "smoke": Layout(4, 8, 8, (1, 2), 1, (), groups=4, classes=2, patch=4),
-    "small": Layout(4, 8, 32, (1, 2, 2, 2), 1, (), groups=8, classes=2, patch=2),
-    "paper": paper_unet(4, 8, classes=2),
-}
 REGRESSOR = {
     "smoke": Layout(4, 1, 8, (1, 2), 1, (), groups=4, patch=4, scale_shift=True, block_resampling=True),
     "small": Layout(4, 1, 16, (1, 2, 2, 2), 1, (8,), 8, 32, patch=2, scale_shift=True, block_resampling=True),
@@ -59,14 +55,14 @@ def train(
     weights file. max_seconds: of this call, instead of the configuration's. Raises BadInput."""
     plan = plan_of(config)
     sampler = BrainSampler(brain_set(data, out, seed, config == "smoke", progress), seed, plan.batch)
-    ready = _noise_network(UNET[config])
+    ready = _noise_network(TRANSLATING[config])
     torch.manual_seed(seed)
     regressor = EncoderClassifier(REGRESSOR[config], SIDE)
     segmenter = DiffusionUNet(SEGMENTER[config])
     torch.manual_seed(seed + 1)  # the judge must not err as the segmenter does
     judge = DiffusionUNet(JUDGE[config])
     step = DiffusionStep(
-        DiffusionUNet(UNET[config]) if ready is None else None,
+        DiffusionUNet(TRANSLATING[config]) if ready is None else None,
         {"regressor": (regressor, "value"), "segmenter": (segmenter, "mask"), "judge": (judge, "mask")},
         plan.learning_rate,
         HALF_WAY,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from medgen.imaging.terms import AIR, BONE
+from medgen.imaging.terms import BONE_AND_AIR
 from medgen.spec import (
     Bool,
     Choice,
@@ -12,7 +12,6 @@ from medgen.spec import (
     Float,
     Image,
     ImageFacts,
-    Label,
     LabelMap,
     Mask,
     MethodSpec,
@@ -20,8 +19,6 @@ from medgen.spec import (
     Probability,
     Table,
 )
-
-SEGMENTS = (Label(1, "Bone", (241, 214, 145), BONE), Label(2, "Air inside the body", (128, 174, 255), AIR))
 
 
 def fitness(facts: Mapping[str, ImageFacts]) -> list[FitnessWarning]:
@@ -72,7 +69,7 @@ FREQUENCY = MethodSpec(
     outputs=(
         Image("ct", "Synthetic CT", modality="CT", unit="HU", synthetic=True),
         Mask("outline", "Body outline", help="To correct by hand and to give back as body."),
-        LabelMap("segments", "Bone and air found", labels=SEGMENTS),
+        LabelMap("segments", "Bone and air found", labels=BONE_AND_AIR),
         Image("uncertainty", "Uncertainty", False, "Spread over mirrored and rescaled runs.", unit="HU"),
         Image("high", "High frequencies", False, "What holds the edges of the CT.", unit="HU", synthetic=True),
         Probability("share", "Frequency map", False, "Where the network looked for edges, 0 to 1."),

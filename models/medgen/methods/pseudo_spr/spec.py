@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from medgen.imaging.spr_table import SPR_TABLE
-from medgen.imaging.terms import AIR, BONE
+from medgen.imaging.terms import BONE_AND_AIR
 from medgen.spec import (
     Bool,
     Choice,
@@ -13,7 +13,6 @@ from medgen.spec import (
     Float,
     Image,
     ImageFacts,
-    Label,
     LabelMap,
     Mask,
     MethodSpec,
@@ -24,8 +23,6 @@ from medgen.spec import (
 )
 
 CHANNELS = ("water", "t1", "fat")  # the order in which they lead: the first one given brings the grid
-
-SEGMENTS = (Label(1, "Bone", (241, 214, 145), BONE), Label(2, "Air inside the body", (128, 174, 255), AIR))
 
 
 def fitness(facts: Mapping[str, ImageFacts]) -> list[FitnessWarning]:
@@ -83,7 +80,7 @@ SPR = MethodSpec(
         Image("ct", "Synthetic CT", False, "The SPR back through the table.", modality="CT", unit="HU",
               synthetic=True),
         LabelMap("segments", "Bone and air found", help="To correct by hand and to give back as bone and air.",
-                 labels=SEGMENTS),
+                 labels=BONE_AND_AIR),
         Table("depths", "Water-equivalent depths", False, "Length and water-equivalent thickness of every line, mm."),
         Plot("profile", "Water-equivalent depth", False, "Along the first line.", x="depth_mm",
              y=("water_equivalent_depth_mm",)),
