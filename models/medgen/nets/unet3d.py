@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 Pooling = Literal["max", "average"]
 SLOPE = 0.2  # of LeakyReLU
+PAPER_WIDEST = 256  # channels of the deepest level; fewer make the weights smaller, hardly the time
 
 
 class InstanceNorm(nn.Module):
@@ -47,15 +48,17 @@ def _two_convs(channels_in: int, channels_out: int) -> nn.Sequential:
 
 
 class Encoder3d(nn.Module):
-    """Two 3x3x3 convolutions a level, twice the channels after each of `pools` poolings.
+    """Two 3x3x3 convolutions a level, twice the channels after each of `pools` poolings, up to `widest`.
 
     forward: float [batch, channels_in, z, y, x], sizes multiples of 2**pools, to the features of every level, the
     finest first.
     """
 
-    def __init__(self, channels_in: int, width: int, pools: int = 3, pooling: Pooling = "max") -> None:
+    def __init__(
+        self, channels_in: int, width: int, pools: int = 3, pooling: Pooling = "max", widest: int = PAPER_WIDEST
+    ) -> None:
         super().__init__()
-        self.widths = [width * 2**level for level in range(pools + 1)]
+        self.widths = [min(width * 2**level, widest) for level in range(pools + 1)]
         self.blocks = nn.ModuleList(
             _two_convs(a, b) for a, b in zip([channels_in, *self.widths], self.widths, strict=False)
         )
@@ -77,13 +80,19 @@ class UNet3d(nn.Module):
     """
 
     def __init__(
-        self, channels_in: int = 1, channels_out: int = 1, width: int = 32, pools: int = 3, pooling: Pooling = "max"
+        self,
+        channels_in: int = 1,
+        channels_out: int = 1,
+        width: int = 32,
+        pools: int = 3,
+        pooling: Pooling = "max",
+        widest: int = PAPER_WIDEST,
     ) -> None:
         super().__init__()
-        self.encoder = Encoder3d(channels_in, width, pools, pooling)
-        rising = self.encoder.widths[:0:-1]
-        self.up = nn.ModuleList(_up(w) for w in rising)
-        self.merge = nn.ModuleList(_two_convs(w + w // 2, w // 2) for w in rising)
+        self.encoder = Encoder3d(channels_in, width, pools, pooling, widest)
+        rising = self.encoder.widths[::-1]
+        self.up = nn.ModuleList(_up(w) for w in rising[:-1])
+        self.merge = nn.ModuleList(_two_convs(w + skip, skip) for w, skip in zip(rising, rising[1:], strict=False))
         self.head = nn.Conv3d(width, channels_out, 3, padding="same")
 
     def features(self, image: Tensor) -> Tensor:

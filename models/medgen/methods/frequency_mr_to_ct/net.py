@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from medgen.nets.unet3d import Encoder3d, Pooling, UNet3d, conv_norm
+from medgen.nets.unet3d import PAPER_WIDEST, Encoder3d, Pooling, UNet3d, conv_norm
 
 BOX = 0.0  # what `lowpass` holds for the box filter of 16 voxels
 
@@ -51,10 +51,16 @@ class FrequencyNet(nn.Module):
     lowpass: Tensor
 
     def __init__(
-        self, width: int = 32, kernel: int = 13, pools: int = 3, pooling: Pooling = "max", lowpass: float = 15.0
+        self,
+        width: int = 32,
+        kernel: int = 13,
+        pools: int = 3,
+        pooling: Pooling = "max",
+        lowpass: float = 15.0,
+        widest: int = PAPER_WIDEST,
     ) -> None:
         super().__init__()
-        self.base = UNet3d(1, 1, width, pools, pooling)  # its last layer makes the low-frequency image
+        self.base = UNet3d(1, 1, width, pools, pooling, widest)  # its last layer makes the low-frequency image
         self.part = nn.Conv3d(width, 2, 3, padding="same")
         self.refine = Refinement(width, kernel)
         self.high = nn.Conv3d(width, 1, 3, padding="same")
@@ -91,6 +97,7 @@ def network_from_state(state: dict[str, Tensor]) -> FrequencyNet:
     width = state["base.head.weight"].shape[1]
     kernel = max(state["refine.chains.0.0.0.weight"].shape[2:])
     pools = 1 + max(int(name.split(".")[2]) for name in state if name.startswith("base.up."))
-    network = FrequencyNet(width, kernel, pools)
+    widest = state[f"base.encoder.blocks.{pools}.0.0.weight"].shape[0]
+    network = FrequencyNet(width, kernel, pools, widest=widest)
     network.load_state_dict({name: value.float() for name, value in state.items()})
     return network

@@ -25,6 +25,7 @@ from medgen.method import Progress, SilentProgress
 from medgen.methods.frequency_mr_to_ct.infer import half_on_cpu
 from medgen.methods.frequency_mr_to_ct.loss import LOWEST_HU, RANGE_HU, SPACING_MM, frequency_loss, low_frequencies
 from medgen.methods.frequency_mr_to_ct.net import Critic, FrequencyNet
+from medgen.nets.unet3d import PAPER_WIDEST
 from medgen.training.export import export_weights
 from medgen.training.loop import LoopConfig, Update
 from medgen.training.loop import train as train_loop
@@ -52,12 +53,14 @@ class Config:
     adversarial: float = 0.0
     heads: int = len(TRAIN_HEADS)
     copies: int = 2
+    widest: int = PAPER_WIDEST
     seconds: float | None = None
 
 
 CONFIGS = {
     "smoke": Config(width=4, steps=4, patch=32, kernel=3, heads=1, copies=1),
-    "small": Config(width=8, steps=30_000, learning_rate=3e-3),
+    # 16 channels, a multiple of what the CPU's vectors hold in bfloat16, are faster than 8
+    "small": Config(width=16, widest=64, steps=12_000),
     "paper": Config(width=32, steps=225_000, batch=2, learning_rate=1e-3, adversarial=1e-3, copies=8, patch=64),
 }
 
@@ -67,7 +70,7 @@ class FrequencyStep:
 
     def __init__(self, config: Config) -> None:
         self.config, self.number = config, 0
-        network = FrequencyNet(config.width, config.kernel, lowpass=config.sigma)
+        network = FrequencyNet(config.width, config.kernel, lowpass=config.sigma, widest=config.widest)
         self.networks: dict[str, nn.Module] = {"net": network}
         betas = (0.5 if config.adversarial else 0.9, 0.999)
         if config.adversarial:
