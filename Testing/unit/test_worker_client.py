@@ -15,6 +15,7 @@ from medgen.worker.client import (
     JobFinished,
     JobLog,
     JobNotice,
+    JobPartial,
     JobProgress,
     JobRequest,
     JobStarted,
@@ -109,6 +110,37 @@ def test_one_job_from_start_to_end(stage: Stage) -> None:
     assert list(stage.client.jobs[job].log) == ["a", "weiß"]
     assert stage.client.jobs[job].state == "finished"
     assert stage.worker.types() == ["run", "taken"]
+
+
+def test_what_a_job_shows_is_copied_acknowledged_and_freed(stage: Stage) -> None:
+    from medgen.worker.transfer import Blocks, drain, pack, unlink
+
+    job = stage.client.submit(JobRequest("m"))
+    stage.ready()
+    stage.say("started", job=job)
+    shipment = stage.worker.received[0]["shipment"]
+    blocks = Blocks(stage.client._session, shipment, "p")
+    image = sitk.Image(3, 2, 1, sitk.sitkFloat32) + 7
+    described = drain(pack({"value": image}, blocks))["value"]
+    blocks.close()
+    stage.say("partial", job=job, name="1,1", value=described)
+    shown = [e for e in stage.events() if isinstance(e, JobPartial)]
+    assert [(e.job_id, e.name, e.value[0, 0, 0]) for e in shown] == [(job, "1,1", 7.0)]
+    assert stage.worker.types() == ["run", "seen"] and not unlink(described["block"])
+    stage.say("partial", job=job, name="1,2", value=described)  # it is gone: the job goes on all the same
+    stage.finish(job)
+    assert [type(e) for e in stage.events() if not isinstance(e, JobLog)] == [JobFinished]
+    assert stage.worker.types() == ["run", "seen", "seen", "taken"]
+
+
+def test_a_forgotten_job_leaves_no_trace_and_numbers_go_on(stage: Stage) -> None:
+    first = stage.client.submit(JobRequest("m"))
+    stage.client.forget(first)
+    assert first in stage.client.jobs  # it has not ended
+    stage.client.cancel(first)
+    stage.client.forget(first)
+    assert not stage.client.jobs
+    assert stage.client.submit(JobRequest("m")) != first
 
 
 def test_jobs_run_one_at_a_time_in_order(stage: Stage) -> None:

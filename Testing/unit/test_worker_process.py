@@ -22,6 +22,7 @@ from medgen.worker.client import (
     JobFinished,
     JobLog,
     JobNotice,
+    JobPartial,
     JobProgress,
     JobRequest,
     JobStarted,
@@ -145,6 +146,41 @@ def test_progress_is_limited_and_never_falls(warm: LocalWorker) -> None:
     fractions = [report.fraction for _, report in reports]
     assert fractions == sorted(fractions) and 20 <= len(reports) <= 40
     assert reports[-1][1].remaining_seconds is not None
+
+
+def test_what_a_running_job_shows_arrives_the_newest_of_each_name_and_delays_nothing(warm: LocalWorker) -> None:
+    shown: list[JobPartial] = []
+    outputs, _ = warm.run(
+        JobRequest("faulty", {}, {"fault": "partials", "seconds": 1}),
+        lambda e: shown.append(e) if isinstance(e, JobPartial) else None,
+    )
+    numbers = [e.value[0, 0, 0] for e in shown if e.name == "volume"]
+    assert numbers == sorted(set(numbers)) and len(numbers) > 3
+    assert len(numbers) < outputs["table"]["made"][0]  # what nobody could follow was skipped
+    assert {e.name for e in shown} == {"1,1", "1,2", "2,1", "volume"}
+    assert shown[0].value.GetSize() == (4, 4, 1)
+    assert outputs["table"]["slowest"][0] < 0.5
+    assert not left_over_blocks(warm.client._session)
+
+
+def test_a_client_that_does_not_look_does_not_stop_a_job_that_shows(make_worker: Callable[..., LocalWorker]) -> None:
+    worker = make_worker()
+    job = worker.client.submit(JobRequest("faulty", {}, {"fault": "partials", "seconds": 600}))
+    pump_until(worker, has(JobPartial, job))
+    time.sleep(0.3)
+    worker.client.cancel(job)
+    events = pump_until(worker, has(JobCancelled, job))
+    assert not [e for e in events if isinstance(e, WorkerLost)]
+    assert not left_over_blocks(worker.client._session)
+
+
+def test_a_worker_killed_while_it_shows_leaves_nothing(make_worker: Callable[..., LocalWorker]) -> None:
+    worker = make_worker()
+    job = worker.client.submit(JobRequest("faulty", {}, {"fault": "partials", "seconds": 600}))
+    pump_until(worker, has(JobPartial, job))
+    os.kill(pid_of(worker), signal.SIGKILL)
+    pump_until(worker, has(JobFailed, job))
+    assert not left_over_blocks(worker.client._session)
 
 
 def test_what_a_method_prints_becomes_log_and_disturbs_nothing(warm: LocalWorker) -> None:

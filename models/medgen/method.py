@@ -32,6 +32,10 @@ class Progress(Protocol):
     def notice(self, sentence: str) -> None:
         """Something the user must know beside the result, as 'The GPU ran out of memory; this ran on the CPU.'"""
 
+    def partial(self, name: str, value: Any) -> None:
+        """Shows something before the end: an image, or a list of images, which must not be changed afterwards. Whoever
+        watches sees the newest of each name, or nothing; a job never waits for it."""
+
     def raise_if_cancelled(self) -> None:
         """Raises Cancelled. Call it at least every half second."""
 
@@ -46,6 +50,9 @@ class SilentProgress:
         pass
 
     def notice(self, sentence: str) -> None:
+        pass
+
+    def partial(self, name: str, value: Any) -> None:
         pass
 
     def raise_if_cancelled(self) -> None:

@@ -18,7 +18,7 @@ from medgen.spec import (
 
 FAULTS = [
     *("none", "segfault", "sleep_in_c", "hold_gil", "ignore_cancel", "allocate", "print", "exit", "raise", "memory"),
-    *("missing_package", "no_output", "child", "many_reports", "notice", "cache", "torch"),
+    *("missing_package", "no_output", "child", "many_reports", "notice", "cache", "torch", "partials"),
 ]
 
 _PAPER = Paper("None", "None", "None", 2026)

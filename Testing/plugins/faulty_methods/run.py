@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import SimpleITK as sitk
 
 from medgen.method import Context
 
@@ -105,6 +106,22 @@ def _torch(seconds: float, context: Context) -> None:
     import torch  # noqa: F401
 
 
+def _partials(seconds: float, context: Context) -> dict[str, Any]:
+    """As fast as it can: volumes called 'volume', and three small ones that have a name each."""
+    slowest, until = 0.0, time.monotonic() + seconds
+    for name in ("1,1", "1,2", "2,1"):
+        context.progress.partial(name, sitk.Image(4, 4, 1, sitk.sitkFloat32))
+    number = 0
+    while time.monotonic() < until:
+        context.progress.raise_if_cancelled()
+        number += 1
+        image = sitk.Image(64, 64, 64, sitk.sitkFloat32) + number
+        before = time.monotonic()
+        context.progress.partial("volume", image)
+        slowest = max(slowest, time.monotonic() - before)
+    return {"made": [number], "slowest": [slowest]}
+
+
 _FAULTS: dict[str, Callable[[float, Context], dict[str, Any] | None]] = {
     "none": lambda seconds, context: None,
     "segfault": _segfault,
@@ -123,4 +140,5 @@ _FAULTS: dict[str, Callable[[float, Context], dict[str, Any] | None]] = {
     "notice": _notice,
     "cache": _cache,
     "torch": _torch,
+    "partials": _partials,
 }

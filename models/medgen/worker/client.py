@@ -42,6 +42,7 @@ from medgen.worker.jobs import (
     JobFinished,
     JobLog,
     JobNotice,
+    JobPartial,
     JobProgress,
     JobRequest,
     JobStarted,
@@ -54,8 +55,8 @@ from medgen.worker.transfer import Blocks, pack, sweep, unpack
 
 __all__ = [
     "CANCELLED", "FAILED", "FINISHED", "RUNNING", "WAITING", "Event", "Job", "JobCancelled", "JobFailed", "JobFinished",
-    "JobLog", "JobNotice", "JobProgress", "JobRequest", "JobStarted", "Transport", "WorkerClient", "WorkerLost",
-    "WorkerReady",
+    "JobLog", "JobNotice", "JobPartial", "JobProgress", "JobRequest", "JobStarted", "Transport", "WorkerClient",
+    "WorkerLost", "WorkerReady",
 ]  # fmt: skip
 
 OFF, STARTING, READY, KILLED = "off", "starting", "ready", "killed"
@@ -123,7 +124,7 @@ class WorkerClient:
         self._pause_seconds = pause_seconds
         self._clock = clock
         self._session = secrets.token_hex(4)
-        self._shipment = 0
+        self._shipment = self._count = 0
         self._state = OFF
         self._start_time = self._idle_since = clock()
         self._refusal = ""
@@ -153,7 +154,8 @@ class WorkerClient:
         and must stay as they are."""
         if self._closed:
             raise MedGenError("The worker has been closed.")
-        number = len(self.jobs) + 1
+        self._count += 1
+        number = self._count
         inputs = {name: value for name, value in request.inputs.items() if value is not None}
         job = Job(f"job-{number}", number, replace(request, inputs=inputs), time.time())
         self.jobs[job.id] = job
@@ -190,6 +192,13 @@ class WorkerClient:
         if job not in self._ended_with_inputs:
             raise BadInput("The inputs of this job are no longer held: start it again from its panel.")
         return self.submit(job.request)
+
+    def forget(self, job_id: str) -> None:
+        """Takes an ended job off the books: for whoever submits many small ones and looks at each once."""
+        if self.jobs[job_id].ended:
+            job = self.jobs.pop(job_id)
+            if job in self._ended_with_inputs:
+                self._ended_with_inputs.remove(job)
 
     def take_events(self) -> list[Event]:
         """What happened since the last call, in order."""
@@ -354,6 +363,18 @@ class WorkerClient:
         self._shipment += 1
         self._transport.write(message)
 
+    def _receive_partial(self, active: _Active, message: dict[str, Any]) -> Generator[None, None, None]:
+        blocks = Blocks(self._session, active.shipment, "p")
+        try:
+            value = (yield from unpack({"value": message["value"]}, blocks))["value"]
+            self._events.append(JobPartial(active.job.id, message["name"], value))
+        except (MedGenError, MemoryError, RuntimeError) as error:  # it is only looked at: the job goes on
+            self._add_log(f"An intermediate image could not be copied ({error}).")
+        finally:
+            blocks.release()
+        active.steps = None
+        self._transport.write(encode("seen", job=active.job.id))
+
     def _receive(self, active: _Active, message: dict[str, Any]) -> Generator[None, None, None]:
         outputs = yield from unpack(message["outputs"], active.blocks)
         self._drop_active(FINISHED, JobFinished(active.job.id, outputs, message["provenance"]))
@@ -432,6 +453,8 @@ class WorkerClient:
         elif kind == "notice":
             job.notices.append(message["sentence"])
             self._events.append(JobNotice(job.id, message["sentence"]))
+        elif kind == "partial":
+            active.steps = self._receive_partial(active, message)
         elif kind in ("finished", "failed", "cancelled"):
             active.replied, active.kill_time = True, None
             if job.cancelling or kind == "cancelled":

@@ -99,6 +99,15 @@ class JobNotice:
 
 
 @dataclass(frozen=True)
+class JobPartial:
+    """What a running job shows: an image or a list of images. `name`: which of several; a later one replaces it."""
+
+    job_id: str
+    name: str
+    value: Any
+
+
+@dataclass(frozen=True)
 class JobFinished:
     """outputs: {port name: value}. provenance: method, method_version, weights, weights_sha256, parameters, seed,
     device, seconds, medgen_version, torch_version, started_utc (ISO 8601), notices."""
@@ -130,4 +139,7 @@ class WorkerLost:
     sentence: str
 
 
-Event = Union[WorkerReady, JobStarted, JobProgress, JobLog, JobNotice, JobFinished, JobFailed, JobCancelled, WorkerLost]
+Event = Union[
+    WorkerReady, JobStarted, JobProgress, JobLog, JobNotice, JobPartial,
+    JobFinished, JobFailed, JobCancelled, WorkerLost,
+]  # fmt: skip

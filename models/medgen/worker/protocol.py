@@ -1,9 +1,10 @@
 """Control messages: JSON objects, one a line, each with the protocol's version `v` and a `type`.
 
 client to worker: run {job, shipment, method, inputs, parameters, seed, device, weights}, cancel {job}, taken {shipment}
+(its outputs were copied), seen {job} (so was what it showed)
 worker to client: ready {info}, refused {sentence}, started {job}, progress {job, stage, fraction, message,
-remaining_seconds}, log {job, line}, notice {job, sentence}, finished {job, outputs, provenance},
-failed {job, kind, sentence}, cancelled {job}
+remaining_seconds}, log {job, line}, notice {job, sentence}, partial {job, name, value},
+finished {job, outputs, provenance}, failed {job, kind, sentence}, cancelled {job}
 
 Closing the worker's stdin ends it. Voxels never travel here (see `transfer`). Python 3.9, standard library only.
 """

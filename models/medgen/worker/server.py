@@ -30,6 +30,7 @@ from medgen.errors import BadInput, Cancelled, MedGenError
 from medgen.spec import MethodSpec
 from medgen.worker.devices import list_devices, loaded_torch
 from medgen.worker.execution import RecentCache, failure_sentence, lacks_package, run_method
+from medgen.worker.partials import Partials
 from medgen.worker.protocol import Decoder, encode
 from medgen.worker.transfer import Blocks, drain, pack, sweep, unpack
 
@@ -41,8 +42,8 @@ PROGRESS_BURST = 5
 class JobProgress:
     """`medgen.method.Progress` over the pipe: at most 20 reports in any second, fraction never falling."""
 
-    def __init__(self, server: Server, job: str) -> None:
-        self._server, self._job = server, job
+    def __init__(self, server: Server, job: str, partials: Partials) -> None:
+        self._server, self._job, self._partials = server, job, partials
         self._started = self._refilled = time.monotonic()
         self._fraction, self._tokens = 0.0, float(PROGRESS_BURST)
 
@@ -67,6 +68,9 @@ class JobProgress:
     def notice(self, sentence: str) -> None:
         self._server.send("notice", job=self._job, sentence=sentence)
 
+    def partial(self, name: str, value: Any) -> None:
+        self._partials.show(name, value)
+
     def raise_if_cancelled(self) -> None:
         if self._job in self._server.cancelled:
             raise Cancelled("The job was cancelled.")
@@ -81,6 +85,7 @@ class Server:
         self._packing = threading.Lock()
         self._jobs: queue.Queue[dict[str, Any]] = queue.Queue()
         self._outputs: dict[int, Blocks] = {}
+        self._shown: tuple[str, Partials] | None = None
         self._cache = RecentCache()
         self._torch_asked = False
         self._methods: dict[str, MethodSpec] = {}
@@ -122,6 +127,8 @@ class Server:
             self._jobs.put(message)
         elif kind == "cancel":
             self.cancelled.add(message["job"])
+        elif kind == "seen" and self._shown is not None and self._shown[0] == message["job"]:
+            self._shown[1].taken()
         elif kind == "taken" and message["shipment"] in self._outputs:
             self._outputs.pop(message["shipment"]).close()
         elif kind == "mismatch":
@@ -140,11 +147,15 @@ class Server:
 
     def _run(self, message: dict[str, Any]) -> None:
         job = message["job"]
-        progress = JobProgress(self, job)
+        partials = self._partials(job, message["shipment"])
+        progress = JobProgress(self, job, partials)
         try:
             inputs = self._unpack(message)
             self.send("started", job=job)
-            outputs, provenance = run_method(self._find(message["method"]), inputs, message, progress, self._cache)
+            try:
+                outputs, provenance = run_method(self._find(message["method"]), inputs, message, progress, self._cache)
+            finally:
+                partials.end()
             blocks = self._outputs[message["shipment"]] = Blocks(self._session, message["shipment"], "o")
             with self._packing:
                 described = drain(pack(outputs, blocks))
@@ -161,6 +172,14 @@ class Server:
             self.send("failed", job=job, kind=kind, sentence=failure_sentence(error))
         finally:
             self.cancelled.discard(job)
+
+    def _partials(self, job: str, shipment: int) -> Partials:
+        def send(name: str, described: dict[str, Any]) -> None:
+            self.send("partial", job=job, name=name, value=described)
+
+        made = Partials(send, Blocks(self._session, shipment, "p"), self._packing)
+        self._shown = (job, made)
+        return made
 
     def _unpack(self, message: dict[str, Any]) -> dict[str, Any]:
         blocks = Blocks(self._session, message["shipment"], "i")

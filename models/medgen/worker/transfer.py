@@ -25,6 +25,7 @@ if sys.platform != "win32":
     import _posixshmem
 
 STEP_BYTES = 4 * 2**20
+DIRECTIONS = "iop"  # to the worker; its results; what a running job shows
 _SCALARS = ("Int8", "UInt8", "Int16", "UInt16", "Int32", "UInt32", "Int64", "UInt64", "Float32", "Float64")
 PIXEL_TYPES = (
     *(f"sitk{name}" for name in _SCALARS),
@@ -37,7 +38,7 @@ PIXEL_TYPES = (
 
 
 def block_name(session: str, shipment: int, direction: str, number: int) -> str:
-    """direction: 'i' to the worker, 'o' back. Under 31 characters, the limit of macOS."""
+    """direction: one of DIRECTIONS. Under 31 characters, the limit of macOS."""
     return f"mg{session}-{shipment:x}{direction}{number:x}"
 
 
@@ -54,7 +55,7 @@ def unlink(name: str) -> bool:
 
 def sweep(session: str, shipment: int) -> None:
     """Removes every block of a shipment whose owner is gone."""
-    for direction in "io":
+    for direction in DIRECTIONS:
         number = 0
         while unlink(block_name(session, shipment, direction, number)):
             number += 1
@@ -127,6 +128,11 @@ class Blocks:
     def close(self) -> None:
         for block in self._blocks:
             block.close()
+
+    def forget(self) -> None:
+        """Closes them; the other side has removed them, or will."""
+        self.close()
+        self._blocks.clear()
 
     def release(self) -> None:
         """Closes and removes them."""
