@@ -25,9 +25,9 @@ def of_families(families: tuple[str, ...]) -> list[MethodSpec]:
 
 
 def for_files() -> list[MethodSpec]:
-    """Every method but those for tests: what a batch on files can run."""
+    """Every method but those for tests and for a panel's live view: what a batch on files can run."""
     method_folders()
-    return [method for method in load_catalogue().values() if method.family != "test"]
+    return [method for method in load_catalogue().values() if method.family not in ("test", "preview")]
 
 
 def has_weights(method_id: str) -> bool:

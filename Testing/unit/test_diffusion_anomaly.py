@@ -11,7 +11,7 @@ import torch
 from diffusion_data import rendered_slices, small_head
 
 from medgen.catalogue import find_method
-from medgen.diffusion.networks import NoiseNetwork, load_networks
+from medgen.diffusion.networks import ANY_LABEL, NoiseNetwork, load_networks
 from medgen.errors import BadInput, Cancelled
 from medgen.imaging.brain_study import BRAIN_SEQUENCES, brain_study, scale_brain
 from medgen.imaging.geometry import Grid, to_array
@@ -24,6 +24,7 @@ from medgen.spec import ImageFacts
 from medgen.weights import load_card
 
 SPEC, XRAY = find_method("diffusion_anomaly"), find_method("diffusion_anomaly_xray")
+SLICE = find_method("diffusion_anomaly_slice")
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +91,57 @@ def test_another_guidance_decodes_only(
     assert not np.array_equal(to_array(first["anomaly_map"]), to_array(second["anomaly_map"]))
     fresh = run(study, trained, guidance=300.0)
     assert np.array_equal(to_array(fresh["anomaly_map"]), to_array(second["anomaly_map"]))
+
+
+def test_one_slice_is_redrawn_as_in_the_whole_and_its_encoding_is_remembered(
+    study: dict[str, sitk.Image], trained: Path
+) -> None:
+    context = Context()
+    whole = run(study, trained, context, rim=0)
+    columns = whole["diseased"]
+    row = int(np.argmax(columns["p_diseased"]))
+    point = {name: columns[name][row] for name in ("r_mm", "a_mm", "s_mm")}
+    chosen = {"steps": 3, "noise_level": 200, "rim": 0, **point}
+    one = infer.run_slice(study, SLICE.check_parameters(chosen), context)
+    assert set(one) <= {port.name for port in SLICE.outputs}
+    report = dict(zip(one["report"]["quantity"], one["report"]["value"], strict=True))
+    assert report["encodings from the cache"] == 1
+    assert report["P(diseased)"] == pytest.approx(columns["p_diseased"][row], abs=1e-3)
+    # the slice lies where it lies in the world
+    drawn, original = one["healthy_FLAIR"], sitk.Resample(sitk.DICOMOrient(study["FLAIR"], "LPS"), one["healthy_FLAIR"])
+    both = to_array(drawn), to_array(original)
+    assert np.corrcoef(both[0][both[1] > 0], both[1][both[1] > 0])[0, 1] > 0.8
+    assert np.corrcoef(np.roll(both[0], 6, 2)[both[1] > 0], both[1][both[1] > 0])[0, 1] < 0.6
+    moved = infer.run_slice(study, SLICE.check_parameters({**chosen, "noise_level": 300}), context)
+    assert dict(zip(*moved["report"].values(), strict=True))["encodings from the cache"] == 0
+
+
+def test_a_box_limits_what_is_redrawn(study: dict[str, sitk.Image], trained: Path) -> None:
+    whole = run(study, trained, rim=0)
+    columns = whole["diseased"]
+    centre = [-columns["r_mm"][3], -columns["a_mm"][3], columns["s_mm"][3]]
+    box = {"center": centre, "axes": np.eye(3).tolist(), "size_mm": [400.0, 60.0, 20.0]}
+    part = run({**study, "roi": box}, trained, rim=0)
+    values = dict(zip(*part["report"].values(), strict=True))
+    assert 1 <= values["slices redrawn"] <= 2 and values["slices"] == len(columns["p_diseased"])
+    some, most = (to_array(r["anomaly_map"]) > 1e-6 for r in (part, whole))
+    assert 0 < some.sum() < 0.2 * most.sum()
+
+
+def test_without_a_label_both_are_asked_and_at_random_the_anatomy_changes(
+    study: dict[str, sitk.Image], trained: Path
+) -> None:
+    network = load_networks(trained, "cpu")["denoiser"]
+    x = torch.rand(1, 4, 128, 128)
+    each = [NoiseNetwork(network, label=label)(x, 100) for label in (0, 1)]
+    both = NoiseNetwork(network, label=ANY_LABEL)
+    assert torch.allclose(both(x, 100), (each[0] + each[1]) / 2, atol=1e-5) and both.evaluations == 2
+    values = [
+        dict(zip(*run(study, trained, to_mm=1.0, **chosen)["report"].values(), strict=True))
+        for chosen in ({"label": "any"}, {"solver": "ddpm"})
+    ]
+    errors = [v["round-trip error without guidance"] for v in values]
+    assert errors[0] < 0.5 < errors[1]
 
 
 def test_batches_do_not_change_the_result(study: dict[str, sitk.Image], trained: Path) -> None:

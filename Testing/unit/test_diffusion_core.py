@@ -8,7 +8,16 @@ import torch
 
 from medgen.diffusion.guidance import more_or_less, toward_class, toward_mask, toward_value
 from medgen.diffusion.loss import bound_term, hybrid_loss
-from medgen.diffusion.sampling import Draws, ancestral, clamped, decode, encode, model_variance, round_trip_error
+from medgen.diffusion.sampling import (
+    Draws,
+    ancestral,
+    clamped,
+    decode,
+    encode,
+    model_variance,
+    round_trip_error,
+    stochastic_ddim,
+)
 from medgen.diffusion.schedule import Schedule
 from medgen.diffusion.toys import BrightPixels, OneGaussian, TwoClasses
 from medgen.metrics.ranking import auroc
@@ -256,3 +265,16 @@ def test_auroc_counts_pairs() -> None:
     assert auroc(scores, inside) == pytest.approx((1 + 0.5 + 1 + 1) / 4)
     assert auroc(-scores, inside) == pytest.approx(1 - auroc(scores, inside))
     assert np.isnan(auroc(scores, np.zeros(4, bool)))
+
+
+def test_ddim_with_all_its_randomness_is_ddpm_and_with_none_is_ddim() -> None:
+    toy, times = BrightPixels(SCHEDULE, torch.full((64,), 0.3), 0.2), SCHEDULE.times(1000, 50)
+    x = Draws([(i,) for i in range(20)]).like(torch.empty(20, 1, 1, 64, dtype=torch.float64))
+
+    def drawn(eta: float) -> torch.Tensor:
+        return stochastic_ddim(x, toy.noise, SCHEDULE, times, Draws([(7, i) for i in range(20)]), eta)
+
+    ddpm = ancestral(x, lambda y, t: (toy.noise(y, t), None), SCHEDULE, times, Draws([(7, i) for i in range(20)]))
+    assert torch.allclose(drawn(1.0), ddpm, atol=1e-9)
+    assert torch.allclose(drawn(0.0), decode(x, toy.noise, SCHEDULE, times, "ddim"), atol=1e-9)
+    assert not torch.allclose(drawn(0.5), drawn(0.0), atol=0.05)

@@ -64,9 +64,9 @@ def test_draws_become_a_mask_a_mean_and_a_variance_on_the_scans_grid(
     sampler: str, flair: sitk.Image, segmentation_weights: Path
 ) -> None:
     result = draw(flair, segmentation_weights, draws=3, sampler=sampler)
-    for name in ("segmentation", "mean", "votes", "variance"):
+    for name in ("segmentation", "mean", "votes", "staple", "variance"):
         assert Grid.of(result[name]) == Grid.of(flair)
-    assert set(result) == {port.name for port in SEGMENTATION.outputs}
+    assert set(result) == {port.name for port in SEGMENTATION.outputs} - {"draws"}
     assert set(np.unique(to_array(result["segmentation"]))) <= {0, 1, 2}
     for name in ("mean", "votes"):
         assert 0 <= to_array(result[name]).min() <= to_array(result[name]).max() <= 1
@@ -91,13 +91,35 @@ def test_consensus_follows_the_draws() -> None:
     draws = np.repeat(truth[None].astype(np.float32), 5, axis=0)
     draws[0] = 0  # one draw found nothing
     draws[1, :, :3] = 1  # one found too much
+
+    def agreed(drawn: np.ndarray, how: str, threshold: float) -> np.ndarray:
+        maps = drawn.mean(0), (drawn > 0.5).mean(0), segmentation.staple(drawn)
+        return segmentation.consensus(*maps, how, threshold)
+
     for how in ("mean", "majority", "staple"):
-        assert np.array_equal(segmentation.consensus(draws, how, 0.5), truth), how
-    assert not segmentation.consensus(draws * 0, "staple", 0.5).any()
+        assert np.array_equal(agreed(draws, how, 0.5), truth), how
+    assert not agreed(draws * 0, "staple", 0.5).any()
     # what is short of half in every draw counts for the mean only where the threshold is lower
     faint = np.full_like(draws, 0.4)
-    assert segmentation.consensus(faint, "mean", 0.3).all()
-    assert not segmentation.consensus(faint, "majority", 0.3).any()
+    assert agreed(faint, "mean", 0.3).all()
+    assert not agreed(faint, "majority", 0.3).any()
+
+
+def test_every_draw_is_kept_on_demand_and_a_range_leaves_the_rest_empty(
+    flair: sitk.Image, segmentation_weights: Path
+) -> None:
+    result = draw(flair, segmentation_weights, draws=2, keep=True, from_mm=0.0, to_mm=21.0)
+    first, second = result["draws"]
+    assert Grid.of(first) == Grid.of(flair) and not np.array_equal(to_array(first), to_array(second))
+    seen = to_array(result["mean"]).max(axis=(1, 2)) > 0
+    assert 1 <= seen.sum() <= 2
+    with pytest.raises(BadInput, match="range and region"):
+        draw(flair, segmentation_weights, draws=1, from_mm=900.0)
+    box = {"center": [0.0, 0.0, 900.0], "axes": np.eye(3).tolist(), "size_mm": [10.0, 10.0, 10.0]}
+    with pytest.raises(BadInput, match="range and region"):
+        segmentation.run(
+            {"FLAIR": flair, "roi": box}, SEGMENTATION.check_parameters({}), Context(weights=segmentation_weights)
+        )
 
 
 # ------------------------------------------------------------------------------------------------------- guided edits

@@ -15,7 +15,8 @@ TABLE = re.compile(r"(?<=<!-- methods -->\n).*?(?=\n<!-- /methods -->)", re.DOTA
 
 
 def own_methods() -> list[MethodSpec]:
-    return [s for s in load_catalogue().values() if s.run.startswith("medgen.methods.") and s.family != "test"]
+    own = [s for s in load_catalogue().values() if s.run.startswith("medgen.methods.")]
+    return [s for s in own if s.family not in ("test", "preview")]
 
 
 def method_table() -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from medgen.spec import Code, FitnessWarning, Image, ImageFacts, Mask, Port, Terminology
+from medgen.spec import ROI, Code, FitnessWarning, Float, Image, ImageFacts, Mask, Port, Terminology
 from medgen.weights import list_weights
 
 LESION = Terminology(Code("SCT", "49755003", "Morphologically Altered Structure"), Code("SCT", "52988006", "Lesion"))
@@ -16,6 +16,13 @@ INPUTS: tuple[Port, ...] = (
     ),
     Mask("brain", "Brain mask", required=False, help="Needed where the skull is still on."),
 )
+REGION: Port = ROI("roi", "Region", required=False, help="A box: only what lies in it is worked on.")
+RANGE = (
+    Float("from_mm", "From", 0.0, "The lowest slice that is worked on: so far above the brain's lowest, as the plot of "
+          "P(diseased) counts.", unit="mm", minimum=0.0, maximum=1000.0, step=5.0, advanced=True),
+    Float("to_mm", "To", 1000.0, "The highest slice that is worked on.", unit="mm", minimum=0.0, maximum=1000.0,
+          step=5.0, advanced=True),
+)  # fmt: skip
 RENDERED = (
     "The weights were trained on rendered brains with drawn lesions, not on scans: on scans they also react to what "
     "the rendering lacks."

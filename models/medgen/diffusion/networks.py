@@ -12,27 +12,34 @@ from torch import Tensor, nn
 from medgen.errors import BadInput
 from medgen.nets.diffusion_unet import DiffusionUNet, EncoderClassifier, Layout
 
+ANY_LABEL = -1
+
 
 class NoiseNetwork:
     """A DiffusionUNet as a function of x and the level: noise, and the variance's fraction.
 
-    label: of every image, for a network with a label embedding; condition: [n, c, h, w], channels put before x (the MR
-    image of a mask that is drawn). Half precision on CUDA.
+    label: of every image, for a network with a label embedding; ANY_LABEL is the mean of what it predicts for all of
+    them, as if nothing were known (exact where both labels are equally likely), at as many evaluations. condition:
+    [n, c, h, w], channels put before x (the MR image of a mask that is drawn). Half precision on CUDA.
     """
 
     def __init__(self, network: DiffusionUNet, label: int | None = None, condition: Tensor | None = None) -> None:
         self.network, self.label, self.condition = network, label, condition
+        self.labels = list(range(network.layout.classes)) if label == ANY_LABEL else [label]
         self.evaluations = 0  # images that went through, for the benchmark
 
     @torch.no_grad()
     def predict(self, x: Tensor, t: int) -> tuple[Tensor, Tensor | None]:
         # the image itself, level 0, was never seen in training: level 1 differs from it by next to nothing
         steps = torch.full((len(x),), max(t, 1), device=x.device)
-        label = None if self.label is None else torch.full((len(x),), self.label, device=x.device)
         given = x if self.condition is None else torch.cat([self.condition, x], dim=1)
-        with torch.autocast("cuda", torch.float16, enabled=x.is_cuda):
-            output = self.network(given, steps, label).float()
-        self.evaluations += len(x)
+        outputs = []
+        for each in self.labels:
+            label = None if each is None else torch.full((len(x),), each, device=x.device)
+            with torch.autocast("cuda", torch.float16, enabled=x.is_cuda):
+                outputs.append(self.network(given, steps, label).float())
+            self.evaluations += len(x)
+        output = torch.stack(outputs).mean(0) if len(outputs) > 1 else outputs[0]
         if output.shape[1] == x.shape[1]:
             return output, None
         noise, place = output.chunk(2, dim=1)

@@ -164,6 +164,29 @@ def ancestral(
     return x
 
 
+def stochastic_ddim(
+    x: Tensor,
+    noise: Noise,
+    schedule: Schedule,
+    times: Sequence[int],
+    draws: Draws,
+    eta: float,
+    tick: Tick = _quiet,
+) -> Tensor:
+    """Samples from level times[-1] down to 0 with some noise in every step (Song et al., ICLR 2021, equation 16).
+    eta: 0 is DDIM without randomness, 1 has the variance of the forward process's posterior, as DDPM."""
+    for here, there in _downwards(times):
+        tick()
+        predicted = noise(x, here)
+        bar, bar_next = float(schedule.alpha_bar[here]), float(schedule.alpha_bar[there])
+        variance = eta**2 * (1 - bar_next) / (1 - bar) * (1 - bar / bar_next)
+        image = (x - schedule.sigma(here) * predicted) / schedule.signal(here)
+        x = schedule.signal(there) * image + math.sqrt(max(0.0, 1 - bar_next - variance)) * predicted
+        if variance > 0:
+            x = x + math.sqrt(variance) * draws.like(x)
+    return x
+
+
 def model_variance(beta: float, posterior: float, fraction: Tensor | None) -> Tensor | float:
     """Between the posterior's variance (fraction 0) and beta (1), on a log scale. The posterior's is 0 at the last
     step, where no noise is added; beta stands in for it."""

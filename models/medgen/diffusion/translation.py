@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -13,6 +12,7 @@ from torch import Tensor
 from medgen.diffusion.networks import NoiseNetwork
 from medgen.diffusion.sampling import Guide, Solver, clamped, decode, encode, round_trip_error
 from medgen.diffusion.schedule import Schedule
+from medgen.diffusion.slice_memory import SliceMemory
 from medgen.method import Context
 
 BATCH = 8
@@ -35,7 +35,8 @@ class Translator:
     """Encodes and decodes slices [n, c, h, w] (0..1, on the CPU) with a noise network on the context's device.
 
     encoder: the network on the way in, where it is another (or has another label). Between jobs of a worker the
-    encodings of the last images stay in the context's cache, so that another guidance decodes only.
+    encodings of the slices stay in the context's cache, so that another guidance decodes only; `remembered` says how
+    many of the last ones came from there.
     """
 
     def __init__(
@@ -50,19 +51,24 @@ class Translator:
         self.schedule = schedule or Schedule()
         self.times = self.schedule.times(setting.level, setting.steps)
         self.batch = max(1, round(BATCH * context.batch_scale))
+        self.remembered = 0
 
     def encode(self, x: Tensor, report: Report = lambda fraction: None) -> Tensor:
-        kept = self._kept(x)
-        for rows in self._batches(len(x)):
+        memory = SliceMemory.of(self.context)
+        what = ("encoding", self.setting, str(self.context.weights), self.context.device, self.encoder.label)
+        keys = memory.keys(x, what)
+        self.remembered = sum(key in memory.values for key in keys)
+        noise, found = self._noise(self.encoder), []
+
+        def encodings(rows: list[int]) -> Tensor:
+            images = x[rows].to(self.context.device)
+            return encode(images, noise, self.schedule, self.times, self.setting.solver, self._tick).cpu()
+
+        for part in self._batches(len(x)):
             self.context.progress.raise_if_cancelled()
-            missing = [row for row in range(rows.start, rows.stop) if row not in kept]
-            if missing:
-                noise = self._noise(self.encoder)
-                images = x[missing].to(self.context.device)
-                latents = encode(images, noise, self.schedule, self.times, self.setting.solver, self._tick).cpu()
-                kept.update(zip(missing, latents, strict=True))
-            report(rows.stop / len(x))
-        return torch.stack([kept[row] for row in range(len(x))])
+            found += memory.fill(keys, list(range(part.start, part.stop)), encodings)
+            report(part.stop / len(x))
+        return torch.stack(found)
 
     def decode(
         self,
@@ -94,12 +100,3 @@ class Translator:
 
     def _batches(self, count: int) -> list[slice]:
         return [slice(start, min(start + self.batch, count)) for start in range(0, count, self.batch)]
-
-    def _kept(self, x: Tensor) -> dict[int, Tensor]:
-        """The encodings of just these images at just this setting, by row; others are forgotten."""
-        what = hashlib.sha256(np.ascontiguousarray(x.numpy()).tobytes())
-        what.update(repr((self.setting, str(self.context.weights), self.context.device, self.encoder.label)).encode())
-        key = "diffusion encodings"
-        if self.context.cache.get(key, ("",))[0] != what.hexdigest():
-            self.context.cache[key] = what.hexdigest(), {}
-        return self.context.cache[key][1]

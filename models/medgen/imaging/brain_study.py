@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +24,7 @@ BRAIN_SEQUENCES = ("T1", "T1c", "T2", "FLAIR")
 SIDE, PIXEL_MM = 128, 1.5
 MEDIAN = 0.4
 LARGEST_BRAIN_ML = 2200.0
+SMALLEST_SLICE = 200  # pixels of brain
 Float32 = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
 
@@ -54,6 +56,48 @@ class BrainStudy:
             return self.way.undo(resample(image, self.upright, fill=0.0))
         return self.way.undo(resample_labels(image, self.upright))
 
+    def one_slice(self, values: npt.NDArray[np.generic], row: int) -> sitk.Image:
+        """[1, 128, 128] where slice `row` lies, upright."""
+        grid = self.grid
+        origin = tuple(grid.to_world([[0, 0, row]])[0].tolist())
+        return from_array(values, Grid((*grid.size[:2], 1), grid.spacing_mm, origin, grid.direction))
+
+    @property
+    def positions_mm(self) -> npt.NDArray[np.float64]:
+        """[z]: how far each slice lies above the lowest one."""
+        return np.asarray(np.arange(len(self.brain)) * self.grid.spacing_mm[2])
+
+    @property
+    def centres_ras(self) -> npt.NDArray[np.float64]:
+        """[z, 3]: the middle of each slice, mm."""
+        middle = [(n - 1) / 2 for n in self.grid.size[:2]]
+        found = self.grid.to_world([[*middle, z] for z in range(len(self.brain))])
+        return np.asarray(found * (-1, -1, 1))
+
+    def inside(self, roi: Mapping[str, Any] | None) -> Mask:
+        """bool [z, 128, 128]: the pixels in a box as `medgen.spec.ROI` has it; all of them without one."""
+        if roi is None:
+            return np.ones_like(self.brain)
+        x, y, z = self.grid.size
+        index = np.stack(np.meshgrid(np.arange(x), np.arange(y), np.arange(z), indexing="ij"), -1).reshape(-1, 3)
+        away = (self.grid.to_world(index) - np.asarray(roi["center"])) @ np.asarray(roi["axes"])
+        return np.asarray((np.abs(away) <= np.asarray(roi["size_mm"]) / 2).all(1).reshape(x, y, z).transpose(2, 1, 0))
+
+
+def chosen_slices(
+    study: BrainStudy, from_mm: float, to_mm: float, box: Mask, smallest: int = SMALLEST_SLICE
+) -> npt.NDArray[np.int64]:
+    """Numbers of the slices between two positions that hold so many pixels of brain and some of the box. Raises
+    BadInput where there are none."""
+    half = study.grid.spacing_mm[2] / 2
+    near = (study.positions_mm >= from_mm - half) & (study.positions_mm <= to_mm + half)
+    brain = study.brain.reshape(len(study.brain), -1).sum(1) >= smallest
+    met = (box & study.brain).reshape(len(study.brain), -1).any(1)
+    rows = np.flatnonzero(near & brain & met)
+    if not len(rows):
+        raise BadInput("No slice of the brain lies in the chosen range and region.")
+    return rows
+
 
 def brain_study(images: Mapping[str, sitk.Image], brain: sitk.Image | None = None) -> BrainStudy:
     """Prepares the sequences that are there (names of BRAIN_SEQUENCES), all in one place in the world.
@@ -66,7 +110,7 @@ def brain_study(images: Mapping[str, sitk.Image], brain: sitk.Image | None = Non
         raise BadInput("Give at least one of FLAIR, T2, T1 and contrast-enhanced T1.")
     reference, way = canonical(images[names[0]])
     if brain is None:
-        mask = _stripped_brain(reference)
+        mask = stripped_brain(reference)
         millilitres = float(to_array(mask).sum() * np.prod(mask.GetSpacing()) / 1000)
         if millilitres > LARGEST_BRAIN_ML:
             raise BadInput(
@@ -87,7 +131,7 @@ def brain_study(images: Mapping[str, sitk.Image], brain: sitk.Image | None = Non
     return BrainStudy(slices, inside, present, grid, Grid.of(reference), way)
 
 
-def _stripped_brain(image: sitk.Image) -> sitk.Image:
+def stripped_brain(image: sitk.Image) -> sitk.Image:
     """Where a stripped image is not 0 (holes filled); where the air is not 0 but noise, its foreground."""
     values = to_array(image)
     if np.mean(values == 0) < 0.25:

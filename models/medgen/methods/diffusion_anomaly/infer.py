@@ -11,62 +11,134 @@ from scipy import ndimage
 from torch import Tensor, nn
 
 from medgen.diffusion.guidance import toward_class
-from medgen.diffusion.networks import NoiseNetwork, load_networks
+from medgen.diffusion.networks import ANY_LABEL, NoiseNetwork, load_networks
+from medgen.diffusion.sampling import Draws, Guide, ancestral, round_trip_error
+from medgen.diffusion.schedule import Schedule
+from medgen.diffusion.slice_memory import SliceMemory
+from medgen.diffusion.studies import study_of
 from medgen.diffusion.translation import Setting, Translator
-from medgen.imaging.brain_study import BRAIN_SEQUENCES, PIXEL_MM, BrainStudy, brain_study
+from medgen.imaging.brain_study import BRAIN_SEQUENCES, PIXEL_MM, BrainStudy, chosen_slices
 from medgen.imaging.islands import without_islands
 from medgen.method import Context
+from medgen.metrics.overlap import dice
 from medgen.nets.diffusion_unet import DiffusionUNet
 
 HEALTHY = 0
-SMALLEST_SLICE = 200  # pixels of brain
+LABELS = {"healthy": HEALTHY, "any": ANY_LABEL}
 Float32 = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
 
 
 def run(inputs: dict[str, Any], parameters: dict[str, Any], context: Context) -> dict[str, Any]:
-    """inputs: any of FLAIR, T2, T1, T1c, and brain. outputs: as the spec says, all images on the grid of the first
-    sequence there is."""
+    """inputs: any of FLAIR, T2, T1, T1c, and brain and roi. outputs: as the spec says, all images on the grid of the
+    first sequence there is. Raises BadInput."""
     context.progress.report("Loading the networks", 0.0)
     networks = networks_of(context)
-    study = brain_study({n: inputs[n] for n in BRAIN_SEQUENCES if n in inputs}, inputs.get("brain"))
-    with_brain = np.flatnonzero(study.brain.reshape(len(study.brain), -1).sum(1) >= SMALLEST_SLICE)
+    study = study_of(inputs, context)
+    with_brain = chosen_slices(study, 0, np.inf, study.brain)
+    box = study.inside(inputs.get("roi"))
+    rows = chosen_slices(study, parameters["from_mm"], parameters["to_mm"], box)
     diseased = np.zeros(len(study.brain), np.float32)
     diseased[with_brain] = probability_diseased(study.slices[with_brain], networks["classifier"], context)
-    rows = with_brain if parameters["slices"] == "all" else with_brain[diseased[with_brain] >= 0.5]
-    setting = Setting(
-        parameters["noise_level"], min(parameters["steps"], parameters["noise_level"]), parameters["solver"],
-        parameters["clamp"],
-    )  # fmt: skip
-    healthy = study.slices.copy()
-    error = 0.0
+    if parameters["slices"] == "suspicious":
+        rows = rows[diseased[rows] >= 0.5]
+    healthy, redrawn = study.slices.copy(), Redrawing(networks, parameters, context)
     if len(rows):
-        healthy[rows], error = pseudo_healthy(study.slices[rows], networks, setting, parameters["guidance"], context)
+        healthy[rows] = redrawn(study.slices[rows])
     context.progress.report("Measuring what changed", 0.96)
-    inside = shrunk(study.brain, parameters["rim"])
+    inside = shrunk(study.brain, parameters["rim"]) & box
     change = anomaly_map(study.slices, healthy, inside)
     found, cut = segment(change, inside, rows, parameters, study)
     outputs: dict[str, Any] = {"anomaly": study.to_scan(found.astype(np.uint8)), "anomaly_map": study.to_scan(change)}
     for channel, name in enumerate(BRAIN_SEQUENCES):
         if study.present[channel]:
             outputs[f"healthy_{name}"] = study.to_scan(np.clip(healthy[:, channel], 0, 1) * study.brain)
+    voxel_ml = float(np.prod(study.grid.spacing_mm) / 1000)
+    report = {
+        "slices": len(with_brain),
+        "slices redrawn": len(rows),
+        "slices likely diseased": int((diseased >= 0.5).sum()),
+        "anomaly, ml": round(float(found.sum()) * voxel_ml, 2),
+        "threshold": round(cut, 4),
+        "round-trip error without guidance": round(redrawn.error, 4),
+        "encodings from the cache": redrawn.remembered,
+    }
     flair = BRAIN_SEQUENCES.index("FLAIR")
     if study.present[flair]:
-        bright = equalised(study.slices[:, flair], study.brain) >= parameters["percentile"] / 100
-        outputs["flair_threshold"] = study.to_scan((bright & study.brain).astype(np.uint8))
-    position = np.arange(len(diseased)) * study.grid.spacing_mm[2]
-    outputs["diseased"] = {
-        "position_mm": position[with_brain].round(1).tolist(),
-        "p_diseased": diseased[with_brain].round(4).tolist(),
-    }
-    volume = float(found.sum() * np.prod(study.grid.spacing_mm) / 1000)
-    outputs["report"] = {
-        "quantity": ["slices", "slices redrawn", "slices likely diseased", "anomaly, ml", "threshold",
-                     "round-trip error without guidance"],
-        "value": [len(with_brain), len(rows), int((diseased >= 0.5).sum()), round(volume, 2), round(cut, 4),
-                  round(error, 4)],
-    }  # fmt: skip
+        ranks = equalised(study.slices[:, flair], study.brain)
+        bright = (ranks >= parameters["percentile"] / 100) & study.brain & box
+        outputs["flair_threshold"] = study.to_scan(bright.astype(np.uint8))
+        report["FLAIR threshold, ml"] = round(float(bright.sum()) * voxel_ml, 2)
+        report["Dice of both"] = round(dice(found, bright), 3)
+    outputs["diseased"] = along_the_slices(study, with_brain, diseased)
+    outputs["report"] = {"quantity": list(report), "value": list(report.values())}
     return outputs
+
+
+def run_slice(inputs: dict[str, Any], parameters: dict[str, Any], context: Context) -> dict[str, Any]:
+    """The slice nearest to the point, redrawn; images on that slice's own grid of 128 x 128 pixels."""
+    networks = networks_of(context)
+    study = study_of(inputs, context)
+    point = np.array([parameters[name] for name in ("r_mm", "a_mm", "s_mm")])
+    rows = chosen_slices(study, 0, np.inf, study.brain)
+    normal = study.grid.axes[:, 2] * (-1, -1, 1)
+    row = rows[np.abs((study.centres_ras[rows] - point) @ normal).argmin()]
+    here = slice(row, row + 1)
+    redrawn = Redrawing(networks, parameters, context)
+    x = study.slices[here]
+    healthy = redrawn(x)
+    change = anomaly_map(x, healthy, shrunk(study.brain[here], parameters["rim"]))
+    chance = float(probability_diseased(x, networks["classifier"], context)[0])
+    outputs: dict[str, Any] = {"anomaly_map": study.one_slice(change, row)}
+    for channel, name in enumerate(BRAIN_SEQUENCES):
+        if study.present[channel]:
+            outputs[f"healthy_{name}"] = study.one_slice(np.clip(healthy[:, channel], 0, 1) * study.brain[here], row)
+    report = {
+        "P(diseased)": round(chance, 4),
+        "round-trip error without guidance": round(redrawn.error, 4),
+        "encodings from the cache": redrawn.remembered,
+    }
+    return {**outputs, "report": {"quantity": list(report), "value": list(report.values())}}
+
+
+def along_the_slices(study: BrainStudy, rows: npt.NDArray[np.int64], diseased: Float32) -> dict[str, Any]:
+    """P(diseased) of the slices, and where the middle of each is, RAS."""
+    columns = {"position_mm": study.positions_mm[rows].round(1), "p_diseased": diseased[rows].round(4)}
+    for axis, name in enumerate(("r_mm", "a_mm", "s_mm")):
+        columns[name] = study.centres_ras[rows, axis].round(2)
+    return {name: values.tolist() for name, values in columns.items()}
+
+
+class Redrawing:
+    """Slices [n, c, h, w] redrawn as healthy with the chosen options. After a call: error, the relative difference
+    that the setting makes without guidance; remembered, how many slices' encodings were still known."""
+
+    def __init__(self, networks: dict[str, nn.Module], parameters: dict[str, Any], context: Context) -> None:
+        self.networks, self.parameters, self.context = networks, parameters, context
+        self.error, self.remembered = 0.0, 0
+
+    def __call__(self, slices: Float32) -> Float32:
+        chosen = self.parameters
+        level, steps = chosen["noise_level"], min(chosen["steps"], chosen["noise_level"])
+        noise = NoiseNetwork(cast(DiffusionUNet, self.networks["denoiser"]), label=LABELS[chosen["label"]])
+        if chosen["solver"] == "ddpm":
+            return self._at_random(slices, noise, level, steps)
+        setting = Setting(level, steps, chosen["solver"], chosen["clamp"])
+        drawn, self.error, self.remembered = translated(
+            slices, noise, self.networks["classifier"], setting, chosen["guidance"], self.context
+        )
+        return drawn
+
+    def _at_random(self, slices: Float32, noise: NoiseNetwork, level: int, steps: int) -> Float32:
+        drawn = at_random(slices, noise, self._guides(), level, steps, self.context)
+        self.error = round_trip_error(
+            torch.from_numpy(slices[:4]),
+            torch.from_numpy(at_random(slices[:4], noise, [], level, steps, self.context)),
+        )
+        return drawn
+
+    def _guides(self) -> list[Guide]:
+        return guides_of(self.networks["classifier"], self.parameters["guidance"])
 
 
 def networks_of(context: Context) -> dict[str, nn.Module]:
@@ -78,34 +150,67 @@ def networks_of(context: Context) -> dict[str, nn.Module]:
 
 @torch.no_grad()
 def probability_diseased(slices: Float32, classifier: nn.Module, context: Context, batch: int = 16) -> Float32:
-    """[n], of the slices without noise."""
-    found = [np.zeros(0, np.float32)]
+    """[n], of the slices without noise; kept for the next job."""
+    memory = SliceMemory.of(context)
+    x = torch.from_numpy(slices)
+    keys = memory.keys(x, ("chance", str(context.weights), context.device))
+
+    def chances(rows: list[int]) -> list[float]:
+        logits = classifier(x[rows].to(context.device), torch.ones(len(rows), device=context.device))
+        found: list[float] = logits.float().softmax(1)[:, 1 - HEALTHY].cpu().tolist()
+        return found
+
+    found: list[float] = []
     for start in range(0, len(slices), batch):
         context.progress.raise_if_cancelled()
-        x = torch.from_numpy(slices[start : start + batch]).to(context.device)
-        logits = classifier(x, torch.ones(len(x), device=x.device))
-        found.append(logits.float().softmax(1)[:, 1 - HEALTHY].cpu().numpy())
-    return np.concatenate(found)
+        found += memory.fill(keys, list(range(start, min(start + batch, len(slices)))), chances)
+    return np.array(found, np.float32)
 
 
-def pseudo_healthy(
-    slices: Float32, networks: dict[str, nn.Module], setting: Setting, guidance: float, context: Context
-) -> tuple[Float32, float]:
-    """The slices [n, 4, h, w] redrawn as healthy, and the round-trip error of the setting without guidance."""
-    noise = NoiseNetwork(cast(DiffusionUNet, networks["denoiser"]), label=HEALTHY)
+def guides_of(classifier: nn.Module, guidance: float) -> list[Guide]:
+    def logits(x: Tensor, t: Tensor) -> Tensor:
+        found: Tensor = classifier(x, t)
+        return found
+
+    return [toward_class(logits, HEALTHY, guidance)] if guidance else []
+
+
+def translated(
+    slices: Float32, noise: NoiseNetwork, classifier: nn.Module, setting: Setting, guidance: float, context: Context
+) -> tuple[Float32, float, int]:
+    """The slices [n, c, h, w] redrawn as healthy, the round-trip error of the setting without guidance, and how many
+    encodings came from the cache."""
     translator = Translator(noise, setting, context)
-
-    def classifier(x: Tensor, t: Tensor) -> Tensor:
-        return networks["classifier"](x, t)
-
-    guides = [toward_class(classifier, HEALTHY, guidance)] if guidance else []
+    guides = guides_of(classifier, guidance)
     x = torch.from_numpy(slices)
-    latents = translator.encode(x, lambda f: context.progress.report("Encoding", 0.02 + 0.38 * f))
+    latents = translator.encode(x, lambda f: context.progress.report("Encoding", 0.02 + 0.38 * f, _words(f, len(x))))
     drawn = translator.decode(
-        latents, lambda _rows: guides, lambda f: context.progress.report("Redrawing as healthy", 0.4 + 0.5 * f)
+        latents,
+        lambda _rows: guides,
+        lambda f: context.progress.report("Redrawing as healthy", 0.4 + 0.5 * f, _words(f, len(x))),
     )
     context.progress.report("Measuring the round trip", 0.92)
-    return drawn.numpy(), translator.round_trip(x, latents)
+    return drawn.numpy(), translator.round_trip(x, latents), translator.remembered
+
+
+def _words(fraction: float, count: int) -> str:
+    return f"{round(fraction * count)} of {count} slices"
+
+
+def at_random(
+    slices: Float32, noise: NoiseNetwork, guides: list[Guide], level: int, steps: int, context: Context
+) -> Float32:
+    """The paper's ablation: noise at random up to the level, then ancestral sampling; it changes basic anatomy."""
+    schedule, parts = Schedule(), []
+    times = schedule.times(level, steps)
+    for row in range(0, len(slices), 8):
+        x = torch.from_numpy(slices[row : row + 8]).to(context.device)
+        draws = Draws([(context.seed, row + i) for i in range(len(x))])
+        noisy = schedule.add_noise(x, draws.like(x), torch.full((len(x),), level, device=x.device))
+        tick = context.progress.raise_if_cancelled
+        parts.append(ancestral(noisy, noise.predict, schedule, times, draws, guides, tick=tick).cpu().numpy())
+        context.progress.report("Redrawing as healthy", 0.1 + 0.8 * min(1.0, (row + 8) / len(slices)))
+    return np.concatenate(parts)
 
 
 def anomaly_map(slices: Float32, healthy: Float32, inside: Mask) -> Float32:

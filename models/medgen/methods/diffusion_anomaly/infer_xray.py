@@ -7,11 +7,10 @@ from typing import Any
 import numpy as np
 from skimage.filters import threshold_otsu
 
-from medgen.diffusion.translation import Setting
 from medgen.imaging.brain_study import SIDE
 from medgen.imaging.xray_set import xray_slice, xray_to_scan
 from medgen.method import Context
-from medgen.methods.diffusion_anomaly.infer import networks_of, probability_diseased, pseudo_healthy
+from medgen.methods.diffusion_anomaly.infer import Redrawing, networks_of, probability_diseased
 
 
 def run(inputs: dict[str, Any], parameters: dict[str, Any], context: Context) -> dict[str, Any]:
@@ -20,9 +19,8 @@ def run(inputs: dict[str, Any], parameters: dict[str, Any], context: Context) ->
     networks, image = networks_of(context), inputs["image"]
     x = xray_slice(image, SIDE)[None, None]
     chance = float(probability_diseased(x, networks["classifier"], context)[0])
-    level = parameters["noise_level"]
-    setting = Setting(level, min(parameters["steps"], level), parameters["solver"], parameters["clamp"])
-    drawn, error = pseudo_healthy(x, networks, setting, parameters["guidance"], context)
+    redrawn = Redrawing(networks, parameters, context)
+    drawn = redrawn(x)
     change = np.abs(drawn - x)[0, 0]
     cut = float(threshold_otsu(change))
     return {
@@ -30,7 +28,7 @@ def run(inputs: dict[str, Any], parameters: dict[str, Any], context: Context) ->
         "anomaly_map": xray_to_scan(change, image),
         "healthy": xray_to_scan(np.clip(drawn[0, 0], 0, 1), image),
         "report": {
-            "quantity": ["P(diseased)", "threshold", "round-trip error without guidance"],
-            "value": [round(chance, 4), round(cut, 4), round(error, 4)],
+            "quantity": ["P(diseased)", "threshold", "round-trip error without guidance", "encodings from the cache"],
+            "value": [round(chance, 4), round(cut, 4), round(redrawn.error, 4), redrawn.remembered],
         },
     }

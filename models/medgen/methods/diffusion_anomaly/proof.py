@@ -6,7 +6,7 @@ rendered slices of heads 17 to 20, which need the shared data.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -31,11 +31,13 @@ from medgen.method import Context, Progress, SilentProgress
 from medgen.methods.diffusion_anomaly.infer import (
     HEALTHY,
     anomaly_map,
+    at_random,
     equalised,
+    guides_of,
     networks_of,
     probability_diseased,
-    pseudo_healthy,
     shrunk,
+    translated,
 )
 from medgen.methods.diffusion_anomaly.spec import SPEC
 from medgen.metrics.overlap import dice
@@ -176,7 +178,8 @@ def changes(
     slices: HeldOut, networks: dict[str, nn.Module], setting: Setting, guidance: float, context: Context
 ) -> Float32:
     """The method's anomaly map of each slice, [n, h, w]."""
-    healthy, _ = pseudo_healthy(slices.images, networks, setting, guidance, context)
+    noise = NoiseNetwork(cast(DiffusionUNet, networks["denoiser"]), label=HEALTHY)
+    healthy, _, _ = translated(slices.images, noise, networks["classifier"], setting, guidance, context)
     return anomaly_map(slices.images, healthy, shrunk(slices.brain, RIM))
 
 
@@ -188,7 +191,7 @@ def scaled(maps: Float32) -> Float32:
 
 def saliency_map(slices: HeldOut, classifier: nn.Module) -> Float32:
     """|gradient of log C(healthy)| summed over the sequences, inside the same rim as the method's map."""
-    guide = toward_class(lambda x, t: classifier(x, t), HEALTHY, 1.0)
+    (guide,) = guides_of(classifier, 1.0)
     parts = [
         guide(torch.from_numpy(slices.images[row : row + 8]), 1).abs().sum(1).numpy()
         for row in range(0, len(slices), 8)
@@ -198,17 +201,10 @@ def saliency_map(slices: HeldOut, classifier: nn.Module) -> Float32:
 
 def ablation_map(slices: HeldOut, networks: dict[str, nn.Module], context: Context) -> Float32:
     """Noise at random up to the same level, 50 ancestral steps with the same guidance."""
-    schedule, denoiser = Schedule(), networks["denoiser"]
-    assert isinstance(denoiser, DiffusionUNet)
-    noise = NoiseNetwork(denoiser, label=HEALTHY)
-    guides = [toward_class(lambda x, t: networks["classifier"](x, t), HEALTHY, GUIDANCE)]
-    times, parts = schedule.times(LEVEL, 50), []
-    for row in range(0, len(slices), 8):
-        x = torch.from_numpy(slices.images[row : row + 8])
-        draws = Draws([(context.seed, row + i) for i in range(len(x))])
-        noisy = schedule.add_noise(x, draws.like(x), torch.full((len(x),), LEVEL))
-        parts.append(ancestral(noisy, noise.predict, schedule, times, draws, guides).numpy())
-    return anomaly_map(slices.images, np.concatenate(parts), shrunk(slices.brain, RIM))
+    noise = NoiseNetwork(cast(DiffusionUNet, networks["denoiser"]), label=HEALTHY)
+    guides = guides_of(networks["classifier"], GUIDANCE)
+    drawn = at_random(slices.images, noise, guides, LEVEL, 50, context)
+    return anomaly_map(slices.images, drawn, shrunk(slices.brain, RIM))
 
 
 def _real(networks: dict[str, nn.Module], context: Context) -> Checks:

@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from medgen.diffusion.brain_ports import INPUTS, LESION, RENDERED, SEQUENCES, fitness, missing_weights
+from medgen.diffusion.brain_ports import (
+    INPUTS,
+    LESION,
+    RANGE,
+    REGION,
+    RENDERED,
+    SEQUENCES,
+    fitness,
+    missing_weights,
+)
 from medgen.spec import (
     Bool,
     Choice,
@@ -31,7 +40,7 @@ SPEC = MethodSpec(
     ),
     intended_use="A first look at where a brain may be abnormal. Research only; not for diagnosis or treatment.",
     run="medgen.methods.diffusion_anomaly.infer:run",
-    inputs=INPUTS,
+    inputs=(*INPUTS, REGION),
     outputs=(
         LabelMap("anomaly", "Anomaly", labels=(Label(1, "Anomaly", (230, 60, 40), LESION),)),
         Image("anomaly_map", "Anomaly map", help="Sum over the sequences of the absolute change."),
@@ -65,12 +74,16 @@ SPEC = MethodSpec(
         Int("steps", "Steps", 20, "Network evaluations each way; more return closer to the image and take longer.",
             minimum=2, maximum=1000, step=5, advanced=True),
         Choice("solver", "Solver", "dpm2", "How the steps are taken.", advanced=True,
-               options={"dpm2": "DPM-Solver++, second order", "ddim": "DDIM, as in the paper"}),
+               options={"dpm2": "DPM-Solver++, second order", "ddim": "DDIM, as in the paper",
+                        "ddpm": "DDPM: at random, changes anatomy"}),
+        Choice("label", "Network is told", "healthy", "Which class the noise network is told that a slice has.",
+               options={"healthy": "that it is healthy", "any": "nothing (takes twice as long)"}, advanced=True),
         Bool("clamp", "Clamp", False, "Cut predicted images off at -1 and 1 as the paper's code does.", advanced=True),
         Int("rim", "Rim left out", 2, "Pixels of 1.5 mm at the brain's edge, where guidance leaves traces.",
             minimum=0, maximum=5, advanced=True),
         Float("smallest", "Smallest piece", 50.0, "Smaller pieces are dropped.", unit="mm³", minimum=0.0,
               maximum=10000.0, step=10.0, advanced=True),
+        *RANGE,
     ),
     warnings=(
         *missing_weights("diffusion_anomaly"),
@@ -80,6 +93,40 @@ SPEC = MethodSpec(
     modalities=("MR",),
     body_parts=("brain",),
     weights=("brain_mr.safetensors",),
+    fitness=fitness,
+)  # fmt: skip
+
+REDRAWING = ("guidance", "noise_level", "steps", "solver", "label", "clamp")
+
+SLICE = MethodSpec(
+    id="diffusion_anomaly_slice",
+    title="Brain MR: one slice redrawn as healthy",
+    summary="One slice as diffusion_anomaly redraws it, at once: what a panel shows while its sliders move.",
+    family="preview",
+    paper=SPEC.paper,
+    intended_use=SPEC.intended_use,
+    run="medgen.methods.diffusion_anomaly.infer:run_slice",
+    inputs=INPUTS,
+    outputs=(
+        Image("anomaly_map", "Anomaly map", kind="slice"),
+        *(
+            Image(f"healthy_{name}", f"Pseudo-healthy {title}", required=False, synthetic=True, kind="slice")
+            for name, title in SEQUENCES
+        ),
+        Table("report", "Report"),
+    ),
+    parameters=(
+        *(
+            Float(name, name[0].upper(), 0.0, "Of a point in the slice, RAS.", unit="mm", minimum=-1000.0,
+                  maximum=1000.0)
+            for name in ("r_mm", "a_mm", "s_mm")
+        ),
+        *(SPEC.parameter(name) for name in (*REDRAWING, "rim")),
+    ),
+    warnings=SPEC.warnings,
+    modalities=("MR",),
+    body_parts=("brain",),
+    weights=SPEC.weights,
     fitness=fitness,
 )  # fmt: skip
 
@@ -98,7 +145,7 @@ XRAY = MethodSpec(
         Image("healthy", "Pseudo-healthy X-ray", synthetic=True),
         Table("report", "Report"),
     ),
-    parameters=tuple(SPEC.parameter(name) for name in ("guidance", "noise_level", "steps", "solver", "clamp")),
+    parameters=tuple(SPEC.parameter(name) for name in REDRAWING),
     warnings=(
         *missing_weights("diffusion_anomaly_xray"),
         "A pseudo-healthy image is synthetic and shows no part of the patient.",
@@ -108,4 +155,4 @@ XRAY = MethodSpec(
     weights=("xray.safetensors",),
 )
 
-SPECS = (SPEC, XRAY)
+SPECS = (SPEC, SLICE, XRAY)

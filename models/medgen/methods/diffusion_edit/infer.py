@@ -13,11 +13,12 @@ from scipy import ndimage
 from torch import Tensor, nn
 
 from medgen.diffusion.guidance import more_or_less, toward_mask, toward_value
-from medgen.diffusion.networks import NoiseNetwork, load_networks
+from medgen.diffusion.networks import ANY_LABEL, NoiseNetwork, load_networks
 from medgen.diffusion.sampling import Guide
+from medgen.diffusion.studies import study_of
 from medgen.diffusion.translation import Setting, Translator
 from medgen.errors import BadInput
-from medgen.imaging.brain_study import BRAIN_SEQUENCES, BrainStudy, brain_study
+from medgen.imaging.brain_study import BRAIN_SEQUENCES, BrainStudy, chosen_slices
 from medgen.imaging.geometry import canonical, to_array
 from medgen.imaging.resampling import resample_labels
 from medgen.method import Context
@@ -25,7 +26,6 @@ from medgen.metrics.overlap import dice
 from medgen.nets.diffusion_unet import DiffusionUNet
 
 HEALTHY, DISEASED = 0, 1
-SMALLEST_SLICE = 200  # pixels of brain
 SMALLEST_LESION = 0.005  # share of the brain from which a slice counts as diseased
 NEAR_REGION = 5  # pixels round the region where change is no surprise
 SIZE_SCALE, MASK_SCALE = 1000.0, 1.0  # at strength 1; the paper's c for sizes, and the sum over pixels for masks
@@ -41,22 +41,30 @@ def run(inputs: dict[str, Any], parameters: dict[str, Any], context: Context) ->
         raise BadInput("Paint or choose the region that the lesion shall fill.")
     context.progress.report("Loading the networks", 0.0)
     networks = networks_of(context)
-    study = brain_study({n: inputs[n] for n in BRAIN_SEQUENCES if n in inputs}, inputs.get("brain"))
+    study = study_of(inputs, context)
     region = region_on_slices(inputs["region"], study) if edit == "region" else np.zeros_like(study.brain)
     before = predicted_sizes(study.slices, networks["regressor"], context)
-    rows = rows_to_edit(edit, study, region, before)
+    box = study.inside(inputs.get("roi"))
+    within = chosen_slices(study, parameters["from_mm"], parameters["to_mm"], box)
+    rows = rows_to_edit(edit, within, region, before)
     setting = Setting(parameters["noise_level"], min(parameters["steps"], parameters["noise_level"]),
                       parameters["solver"])  # fmt: skip
-    # a slice keeps its own class; one that gets a lesion is encoded as healthy and decoded as diseased
-    encoded_as = HEALTHY if edit == "region" else DISEASED
     edited = study.slices.copy()
     edited[rows], error = translate(
-        study.slices[rows], networks, setting, encoded_as,
+        study.slices[rows], networks, setting, labels_of(edit, parameters["label"]),
         lambda part: [guide_of(edit, parameters, networks, region[rows][part], context.device)], context,
     )  # fmt: skip
     edited = np.clip(edited, 0, 1) * study.brain[:, None]
     context.progress.report("Measuring the edit", 0.95)
     return outputs_of(study, edited, region, rows, parameters, before, networks, context, error)
+
+
+def labels_of(edit: str, told: str) -> tuple[int, int]:
+    """What the noise network is told on the way in and out: a slice keeps its own class, and one that gets a lesion is
+    encoded as healthy and decoded as diseased; or nothing."""
+    if told == "any":
+        return ANY_LABEL, ANY_LABEL
+    return (HEALTHY if edit == "region" else DISEASED), DISEASED
 
 
 def networks_of(context: Context) -> dict[str, nn.Module]:
@@ -72,11 +80,10 @@ def region_on_slices(region: sitk.Image, study: BrainStudy) -> Mask:
     return (to_array(resample_labels(upright, study.grid)) != 0) & study.brain
 
 
-def rows_to_edit(edit: str, study: BrainStudy, region: Mask, sizes: Float32) -> npt.NDArray[np.int64]:
-    """Slices with some of the region, or with a lesion. Raises BadInput where there are none."""
-    with_brain = study.brain.reshape(len(study.brain), -1).sum(1) >= SMALLEST_SLICE
+def rows_to_edit(edit: str, within: npt.NDArray[np.int64], region: Mask, sizes: Float32) -> npt.NDArray[np.int64]:
+    """Those of the slices `within` that show some of the region, or a lesion. Raises BadInput where there are none."""
     wanted = region.reshape(len(region), -1).any(1) if edit == "region" else sizes >= SMALLEST_LESION
-    rows = np.flatnonzero(with_brain & wanted)
+    rows = within[wanted[within]]
     if not len(rows):
         raise BadInput(
             "The region does not meet the brain." if edit == "region" else "No slice shows a lesion to change."
@@ -125,14 +132,14 @@ def translate(
     slices: Float32,
     networks: dict[str, nn.Module],
     setting: Setting,
-    encoded_as: int,
+    labels: tuple[int, int],
     guides_of: Callable[[slice], list[Guide]],
     context: Context,
 ) -> tuple[Float32, float]:
-    """The edited slices [n, 4, h, w], decoded as diseased, and the round-trip error without guidance."""
+    """The edited slices [n, 4, h, w] and the round-trip error without guidance. labels: on the way in and out."""
     denoiser = cast(DiffusionUNet, networks["denoiser"])
-    encoder = NoiseNetwork(denoiser, label=encoded_as)
-    translator = Translator(NoiseNetwork(denoiser, label=DISEASED), setting, context, encoder)
+    encoder, decoder = (NoiseNetwork(denoiser, label=label) for label in labels)
+    translator = Translator(decoder, setting, context, encoder)
     x = torch.from_numpy(slices)
     latents = translator.encode(x, lambda f: context.progress.report("Encoding", 0.05 + 0.35 * f))
     drawn = translator.decode(latents, guides_of, lambda f: context.progress.report("Redrawing", 0.4 + 0.5 * f))

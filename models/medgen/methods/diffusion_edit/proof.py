@@ -24,10 +24,9 @@ from medgen.imaging.brain_study import Float32, Mask
 from medgen.imaging.phantoms import TEST_HEADS
 from medgen.method import Context, Progress, SilentProgress
 from medgen.methods.diffusion_edit.infer import (
-    DISEASED,
-    HEALTHY,
     change_outside,
     guide_of,
+    labels_of,
     networks_of,
     seen_lesion,
     translate,
@@ -128,14 +127,13 @@ def _edited(
 ) -> Float32:
     chosen = {**DEFAULTS, **edit}
     setting = Setting(chosen["noise_level"], chosen["steps"], chosen["solver"])
-    encoded_as = HEALTHY if chosen["edit"] == "region" else DISEASED
 
     def guides_of(part: slice) -> list[Guide]:
         if chosen["strength"] == 0:
             return []
         return [guide_of(chosen["edit"], chosen, networks, region[part], context.device)]
 
-    found, _ = translate(images, networks, setting, encoded_as, guides_of, context)
+    found, _ = translate(images, networks, setting, labels_of(chosen["edit"], "own"), guides_of, context)
     return np.clip(found, 0, 1)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from medgen.diffusion.brain_ports import INPUTS, LESION, RENDERED, SEQUENCES, fitness, missing_weights
+from medgen.diffusion.brain_ports import INPUTS, LESION, RANGE, REGION, RENDERED, SEQUENCES, fitness, missing_weights
 from medgen.spec import Choice, Float, Image, Int, Label, LabelMap, Mask, MethodSpec, Paper, Table
 
 SPEC = MethodSpec(
@@ -19,7 +19,7 @@ SPEC = MethodSpec(
     ),
     intended_use="Teaching and making labelled cases. Synthetic images: never for a patient's diagnosis or treatment.",
     run="medgen.methods.diffusion_edit.infer:run",
-    inputs=(*INPUTS, Mask("region", "Region for the lesion", required=False, help="For 'paint a lesion in'.")),
+    inputs=(*INPUTS, Mask("region", "Region for the lesion", required=False, help="For 'paint a lesion in'."), REGION),
     outputs=(
         *(Image(f"edited_{name}", f"Edited {title}", required=False, synthetic=True) for name, title in SEQUENCES),
         Image("difference", "Difference", help="Sum over the sequences of the absolute change."),
@@ -44,6 +44,10 @@ SPEC = MethodSpec(
         Int("steps", "Steps", 20, "Network evaluations each way.", minimum=2, maximum=1000, step=5, advanced=True),
         Choice("solver", "Solver", "dpm2", "How the steps are taken.", advanced=True,
                options={"dpm2": "DPM-Solver++, second order", "ddim": "DDIM, as in the paper"}),
+        Choice("label", "Network is told", "own", "Which class the noise network is told that a slice has.",
+               options={"own": "its own, or healthy and then diseased", "any": "nothing (takes twice as long)"},
+               advanced=True),
+        *RANGE,
     ),
     warnings=(
         *missing_weights("diffusion_edit"),

@@ -3,8 +3,8 @@ only."""
 
 from __future__ import annotations
 
-from medgen.diffusion.brain_ports import INPUTS, LESION, RENDERED, fitness, missing_weights
-from medgen.spec import Choice, Float, Image, Int, Label, LabelMap, MethodSpec, Paper, Probability, Table
+from medgen.diffusion.brain_ports import INPUTS, LESION, RANGE, REGION, RENDERED, fitness, missing_weights
+from medgen.spec import Bool, Choice, Float, Image, Int, Label, LabelMap, MethodSpec, Paper, Probability, Table
 
 SPEC = MethodSpec(
     id="diffusion_segmentation",
@@ -20,7 +20,7 @@ SPEC = MethodSpec(
     ),
     intended_use="A first draft of lesions and a map of where not to trust it. Research only; check every slice.",
     run="medgen.methods.diffusion_segmentation.infer:run",
-    inputs=INPUTS,
+    inputs=(*INPUTS, REGION),
     outputs=(
         LabelMap(
             "segmentation",
@@ -30,7 +30,9 @@ SPEC = MethodSpec(
         ),
         Probability("mean", "Mean of the draws"),
         Probability("votes", "Share of the draws", help="How many of the drawn masks hold the voxel: a probability."),
+        Probability("staple", "STAPLE of the draws", help="Every draw counts by how far the others bear it out."),
         Image("variance", "Variance of the draws", help="0 where all draws agree; 0.25 where half of them disagree."),
+        Image("draws", "Draws", required=False, kind="sequence", help="Every draw, to scroll through."),
         Table("volumes", "Volumes by draw"),
     ),
     parameters=(
@@ -46,8 +48,12 @@ SPEC = MethodSpec(
                options={"dpm2": "DPM-Solver++, second order", "ddim": "DDIM", "ddpm": "DDPM"}),
         Int("steps", "Steps", 20, "Network evaluations for each draw; DDPM wants 50 or more.", minimum=2, maximum=1000,
             step=5, advanced=True),
+        Float("eta", "Randomness of a step", 0.0, "Of DDIM: 0 is none but in the start, 1 as much as in DDPM.",
+              minimum=0.0, maximum=1.0, step=0.1, advanced=True),
         Float("smallest", "Smallest piece", 50.0, "Smaller pieces of lesion are dropped.", unit="mm³", minimum=0.0,
               maximum=10000.0, step=10.0, advanced=True),
+        Bool("keep", "Keep every draw", False, "Also gives the draws themselves, as a sequence.", advanced=True),
+        *RANGE,
     ),
     warnings=(*missing_weights("diffusion_segmentation"), RENDERED),
     modalities=("MR",),
