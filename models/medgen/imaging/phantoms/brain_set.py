@@ -113,12 +113,12 @@ def render_study(labels: sitk.Image, kind: Kind | None, rng: np.random.Generator
             texture_scale_mm=float(rng.uniform(1.5, 4.0)),
             noise=float(rng.uniform(0.003, 0.03)),
         )
-        rendered = sitk.GetArrayFromImage(render_mr(shaped, _jittered(name, rng), rng, scan))
+        rendered = sitk.GetArrayFromImage(render_mr(shaped, jittered(name, rng), rng, scan))
         images.append(scale_brain(rendered, brain))
     return np.stack(images, axis=1), lesion, brain
 
 
-def _jittered(name: str, rng: np.random.Generator) -> Array:
+def jittered(name: str, rng: np.random.Generator) -> Array:
     """float32 [labels]: the contrast of a sequence with its times and the tissues a little off, as between scanners."""
     sequence = SEQUENCES[name]
     times = [t * float(np.exp(rng.normal(0, 0.1))) for t in (sequence.tr_ms, sequence.te_ms, sequence.ti_ms)]
