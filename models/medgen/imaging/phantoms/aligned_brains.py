@@ -1,10 +1,11 @@
-"""Skull-stripped T1 brains in the space of the brain generators, rendered from head label maps: other shapes, ventricles
-and sulci widened as by atrophy, other contrasts. Kept as arrays, since training is to wait for nothing.
+"""Skull-stripped T1 brains in the space of the brain generators, rendered from head label maps: other shapes,
+ventricles and sulci widened as by atrophy, other contrasts. Kept as arrays, since training is to wait for nothing.
 
-A set is a folder: images.npy uint8 [n, 48, 56, 40] (0..255 for 0..1; voxels of 4 mm; axes k, j, i: foot to crown, front
-to back, right to left), table.npy float32 [n, 5]: head, variant, ventricles (ml), widening of ventricles and sulci (mm);
-template.npy float32 [48, 56, 40]: the mean brain that all were aligned to; ventricles.npy float32 [48, 56, 40]: share of
-the training brains that have a lateral ventricle there.
+A set is a folder of arrays with the axes k, j, i (foot to crown, front to back, right to left):
+images.npy uint8 [n, 48, 56, 40], 0..255 for 0..1, voxels of 4 mm (finer where asked for);
+table.npy float32 [n, 5]: head, variant, lateral ventricles (ml), widening of ventricles and of sulci (mm);
+template.npy float32 [48, 56, 40]: the mean brain that all were aligned to, always in voxels of 4 mm;
+ventricles.npy float32 [48, 56, 40]: how much of each voxel is lateral ventricle, mean of the training brains.
 """
 
 from __future__ import annotations
@@ -64,9 +65,14 @@ def load_aligned_brains(folder: Path) -> AlignedBrains:
 
 
 def render_aligned_brains(
-    variants: dict[int, int], seed: int, folder: Path, progress: Progress | None = None
+    variants: dict[int, int],
+    seed: int,
+    folder: Path,
+    progress: Progress | None = None,
+    voxel_mm: float = TEMPLATE_MM,
 ) -> AlignedBrains:
-    """Renders and saves a set. variants: how many of each head of the shared data; the first is the head as it is."""
+    """Renders and saves a set. variants: how many of each head of the shared data; the first is the head as it is;
+    voxel_mm: 4, 2 or 1."""
     progress = progress or SilentProgress()
     heads = {}
     for number, head in enumerate(sorted(variants)):
@@ -81,7 +87,7 @@ def render_aligned_brains(
         for variant in range(variants[head]):
             progress.raise_if_cancelled()
             rng = np.random.default_rng((seed, head, variant))
-            image, inside, widened = _render(anatomy, way, rng, plain=variant == 0)
+            image, inside, widened = _render(anatomy, way, rng, voxel_mm, plain=variant == 0)
             images.append(np.round(255 * image).astype(np.uint8))
             rows.append((head, variant, float(inside.sum()) * TEMPLATE_MM**3 / 1000, *widened))
             if head in TRAIN_HEADS:
@@ -140,11 +146,12 @@ def _stripped_t1(labels: sitk.Image, rng: np.random.Generator, scan: Scan, contr
 
 
 def _render(
-    head: _Head, way: sitk.Transform, rng: np.random.Generator, plain: bool
+    head: _Head, way: sitk.Transform, rng: np.random.Generator, voxel_mm: float, plain: bool
 ) -> tuple[Float32, Float32, tuple[float, float]]:
-    """The T1 [k, j, i] of 4 mm, the lateral ventricles' share of each voxel, and the widening (mm) of ventricles and
+    """The T1 [k, j, i], the lateral ventricles' share of each voxel of 4 mm, and the widening (mm) of ventricles and
     sulci. plain: the head's own shape."""
-    grid = from_array(np.zeros(tuple(reversed(model_grid(RENDER_MM).size)), np.uint8), model_grid(RENDER_MM))
+    fine = min(RENDER_MM, voxel_mm)
+    grid = from_array(np.zeros(tuple(reversed(model_grid(fine).size)), np.uint8), model_grid(fine))
     wide, open_ = 0.0, 0.0
     if not plain:
         bent = random_deformation(grid, rng, displacement_mm=3.5, rotation_degrees=1.5, size_change=0.03)
@@ -153,7 +160,7 @@ def _render(
         wide, open_ = 7.0 * old * rng.uniform(0.6, 1.2), 2.0 * old * rng.uniform(0.5, 1.3)
     points = _points(grid, way, head.labels)
     labels = _atrophied(head, points, wide, open_)
-    ventricle = pooled(np.isin(labels, VENTRICLES).astype(np.float32), round(TEMPLATE_MM / RENDER_MM))
+    ventricle = pooled(np.isin(labels, VENTRICLES).astype(np.float32), round(TEMPLATE_MM / fine))
     scan = Scan(
         psf_fwhm_mm=float(rng.uniform(1.0, 2.5)),
         bias=float(rng.uniform(0.0, 0.06)),
@@ -162,7 +169,7 @@ def _render(
         noise=float(rng.uniform(0.003, 0.015)),
     )
     t1 = _stripped_t1(from_array(labels, grid), rng, scan, jittered("T1", rng))
-    values = pooled(to_array(t1).astype(np.float32), round(TEMPLATE_MM / RENDER_MM))
+    values = pooled(to_array(t1).astype(np.float32), round(voxel_mm / fine))
     return values, ventricle, (wide, open_)
 
 

@@ -1,0 +1,154 @@
+"""One training step of the generator and its discriminator: the softplus losses of StyleGAN2, R1, path length and style
+mixing, after a warm start in which the generator learns to give back pictures that it is shown."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from medgen.nets.stylegan3d import Architecture, Discriminator, Generator, mixed
+from medgen.training.loop import Update
+
+PATH_DECAY, MEAN_W_RATE = 0.01, 0.005
+RESTORE = 20.0  # weight of the squared error of the warm start
+
+
+@dataclass(frozen=True)
+class Config:
+    """steps: in all; warm: at the start, in which the generator only rebuilds (the discriminator learns in the second
+    half of them); r1, path: weights of the two regularisers, 0 for none, taken every r1_every and path_every steps;
+    mixing: share of brains made of two styles; half: compute in bfloat16, but not the regularisers."""
+
+    architecture: Architecture
+    steps: int
+    warm: int
+    batch: int = 8
+    learning_rate: float = 2e-3
+    r1: float = 4.0
+    r1_every: int = 16
+    path: float = 2.0
+    path_every: int = 8
+    mixing: float = 0.9
+    half: bool = True
+
+
+class TrainedGenerator(nn.Module):
+    """The generator, with what its path length regulariser remembers: the mean length so far."""
+
+    path_mean: Tensor
+
+    def __init__(self, network: Generator) -> None:
+        super().__init__()
+        self.network = network
+        self.register_buffer("path_mean", torch.zeros(()))
+
+
+class Step:
+    """start: weights of generator and discriminator to begin with, those of other shapes are left out (the networks of
+    half the size: their levels become the coarse ones); teacher: the generator of half the size, whose pictures are
+    to be rebuilt at first; without one these are the real ones from their `codes`."""
+
+    def __init__(
+        self,
+        config: Config,
+        seed: int,
+        teacher: Generator | None = None,
+        start: tuple[dict[str, Tensor], dict[str, Tensor]] | None = None,
+    ) -> None:
+        self.config, self.teacher = config, teacher
+        self.dtype = torch.bfloat16 if config.half else torch.float32
+        torch.manual_seed(seed)
+        self.generator, self.discriminator = Generator(config.architecture), Discriminator(config.architecture)
+        for network, state in zip((self.generator, self.discriminator), start or (), strict=False):
+            own = network.state_dict()
+            network.load_state_dict({**own, **{k: v for k, v in state.items() if own[k].shape == v.shape}})
+        self.trained = TrainedGenerator(self.generator)
+        self.networks: dict[str, nn.Module] = {"generator": self.trained, "discriminator": self.discriminator}
+        self.optimizers: dict[str, torch.optim.Optimizer] = {
+            name: torch.optim.Adam(network.parameters(), config.learning_rate, betas=(0.0, 0.99), eps=1e-8)
+            for name, network in self.networks.items()
+        }
+
+    def run(self, batch: Any, update: Update) -> dict[str, float]:
+        """batch: real brains [n, 1, k, j, i] in [-1, 1], their codes [n, latent], the number of the step."""
+        real, codes, number = batch[0], batch[1], int(batch[2])
+        config = self.config
+        if number < config.warm:
+            figures = {"error": self._rebuilding(real, codes)}
+        else:
+            self.discriminator.requires_grad_(False)
+            figures = {"generator": self._fooling(len(real))}
+            if config.path and number % config.path_every == 0:
+                figures["path"] = config.path * config.path_every * self._path_length(len(real) // 2)
+        update("generator", torch.stack(list(figures.values())).sum())
+        self.discriminator.requires_grad_(True)
+        if number >= config.warm // 2:
+            losses = {"discriminator": self._telling(real)}
+            if config.r1 and number % config.r1_every == 0:
+                losses["r1"] = config.r1 / 2 * config.r1_every * gradient_penalty(self.discriminator, real)
+            update("discriminator", torch.stack(list(losses.values())).sum())
+            figures.update(losses)
+        return {name: float(value.detach()) for name, value in figures.items()}
+
+    def _styles(self, count: int) -> Tensor:
+        """[count, styles, latent], some of two brains with a random crossover; moves the mean w."""
+        network = self.generator
+        latent = network.architecture.latent
+        z = torch.randn(2, count, latent, device=network.mean_w.device)
+        first, second = (network.mapped(part) for part in z)
+        network.mean_w.lerp_(first.detach().mean(0), MEAN_W_RATE)
+        styles = network.architecture.styles
+        if float(torch.rand(())) >= self.config.mixing:
+            return network.for_layers(first)
+        crossover = int(torch.randint(1, styles, ()))
+        return mixed(network.for_layers(first), network.for_layers(second), crossover)
+
+    def _rebuilding(self, real: Tensor, codes: Tensor) -> Tensor:
+        network = self.generator
+        if self.teacher is None:
+            w = network.mapped(codes)
+            network.mean_w.lerp_(w.detach().mean(0), MEAN_W_RATE)
+            styles, target = network.for_layers(w), real
+        else:
+            styles = self._styles(len(real)).detach()
+            coarse = self.teacher(styles[:, : self.teacher.architecture.styles], self.teacher.noise(1))
+            target = F.interpolate(coarse, scale_factor=2, mode="trilinear").detach()
+        made = network(styles, network.noise(len(real)), self.dtype)
+        return RESTORE * F.mse_loss(made, target)
+
+    def _fooling(self, count: int) -> Tensor:
+        made = self.generator(self._styles(count), self.generator.noise(count), self.dtype)
+        return F.softplus(-self.discriminator(made, self.dtype)).mean()
+
+    def _telling(self, real: Tensor) -> Tensor:
+        with torch.no_grad():
+            made = self.generator(self._styles(len(real)), self.generator.noise(len(real)), self.dtype)
+        scores = self.discriminator(real, self.dtype), self.discriminator(made, self.dtype)
+        return F.softplus(-scores[0]).mean() + F.softplus(scores[1]).mean()
+
+    def _path_length(self, count: int) -> Tensor:
+        lengths = path_lengths(self.generator, self._styles(count))
+        self.trained.path_mean.lerp_(lengths.detach().mean(), PATH_DECAY)
+        return (lengths - self.trained.path_mean).square().mean()
+
+
+def path_lengths(network: Generator, styles: Tensor) -> Tensor:
+    """[n]: norm of the gradient of <picture, y / sqrt(voxels)> with respect to w, y ~ N(0, I) (3D-StyleGAN, eq. 1):
+    summed over w, averaged over the layers. Differentiable."""
+    if not styles.requires_grad:
+        styles = styles.detach().requires_grad_()
+    made = network(styles, network.noise(len(styles)))
+    y = torch.randn_like(made) / made[0].numel() ** 0.5
+    (gradient,) = torch.autograd.grad((made * y).sum(), styles, create_graph=True)
+    return gradient.square().sum(2).mean(1).sqrt()
+
+
+def gradient_penalty(network: Discriminator, real: Tensor) -> Tensor:
+    """R1: mean squared norm of the gradient of the scores of real brains (Mescheder et al., ICML 2018)."""
+    real = real.detach().requires_grad_()
+    (gradient,) = torch.autograd.grad(network(real).sum(), real, create_graph=True)
+    return gradient.square().sum((1, 2, 3, 4)).mean()

@@ -1,0 +1,192 @@
+"""Training the starter weights on rendered brains: `medgen train brain_stylegan --data DIR -o DIR`.
+
+The first DIR holds a set of aligned brains (`medgen.imaging.phantoms.aligned_brains`); an empty one gets it first, from
+the head label maps of the shared data. Heads 1 to 14 are learnt from, mirrored too; the others are left for tests.
+Stages follow on each other: a larger network begins with what the one of half its size has learnt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+import medgen
+from medgen.errors import BadInput
+from medgen.imaging.brain_alignment import FIELD_MM, TEMPLATE_MM
+from medgen.imaging.phantoms import TRAIN_HEADS
+from medgen.imaging.phantoms.aligned_brains import AlignedBrains, load_aligned_brains, render_aligned_brains
+from medgen.method import Progress
+from medgen.methods.brain_stylegan.learning import Config, Step, TrainedGenerator
+from medgen.methods.brain_stylegan.stored import state_to_store
+from medgen.nets.stylegan3d import Architecture, Generator
+from medgen.training.export import export_weights
+from medgen.training.loop import LoopConfig
+from medgen.training.loop import train as train_loop
+
+VARIANTS = {**dict.fromkeys(range(1, 15), 26), **dict.fromkeys(range(15, 21), 8)}
+GENERATOR, DISCRIMINATOR = "generator.pt", "discriminator.pt"  # of a stage, for the next one
+Float32 = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """weights: the file it makes; variants: how many brains of each head, all stages of a training alike; ema_decay:
+    of the averaged generator, which is what ships."""
+
+    weights: str
+    config: Config
+    ema_decay: float = 0.998
+    variants: tuple[tuple[int, int], ...] = tuple(VARIANTS.items())
+
+
+FD64 = Architecture((64,) * 5, 64)
+CONFIGS: dict[str, tuple[Stage, ...]] = {
+    "smoke": (
+        Stage("brain_8mm.safetensors", Config(Architecture((8, 8, 8), 8), 6, 2, batch=4, r1_every=2, path_every=2),
+              variants=((1, 2), (2, 2))),
+    ),
+    "small": (
+        Stage("brain_8mm.safetensors", Config(Architecture((32, 32, 32), 32), steps=2400, warm=300)),
+        Stage("brain_4mm.safetensors", Config(Architecture((32, 32, 32, 16), 32), steps=900, warm=120, batch=4)),
+    ),
+    "paper": (Stage("brain_2mm.safetensors", Config(FD64, steps=60_000, warm=0, batch=16, r1=0.0, half=False)),),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Material:
+    """images: float32 [n, k, j, i] in [-1, 1], the second half the first one mirrored; codes: [n, latent], principal
+    components, each with standard deviation 1; template: what the brains were aligned to, 0 to 1."""
+
+    images: Float32
+    codes: Float32
+    template: Float32
+
+    def batch(self, size: int, seed: int) -> Callable[[int], tuple[Tensor, Tensor, Tensor]]:
+        def sample(number: int) -> tuple[Tensor, Tensor, Tensor]:
+            chosen = np.random.default_rng((seed, number)).integers(len(self.images), size=size)
+            images, codes = torch.from_numpy(self.images[chosen][:, None]), torch.from_numpy(self.codes[chosen])
+            return images, codes, torch.tensor(number)
+
+        return sample
+
+
+def material(brains: AlignedBrains, architecture: Architecture) -> Material:
+    """Raises BadInput where the brains' voxels are larger than the network's."""
+    pool = brains.images.shape[1] // architecture.shape()[0]
+    if pool < 1:
+        raise BadInput("These brains are coarser than the network: render them in finer voxels.")
+    images = 2 * brains.values(brains.of_heads(TRAIN_HEADS), pool) - 1
+    images = np.concatenate([images, images[..., ::-1]])
+    return Material(images, principal_codes(images, architecture.latent), brains.template)
+
+
+def principal_codes(images: Float32, latent: int) -> Float32:
+    """[n, latent]: scores on the principal components, in standard deviations; 0 for components that are not there."""
+    flat = images.reshape(len(images), -1)
+    flat = flat - flat.mean(0)
+    values, vectors = np.linalg.eigh(flat @ flat.T)
+    count = min(latent, int((values > 1e-6 * values[-1]).sum()))
+    codes = np.zeros((len(images), latent), np.float32)
+    codes[:, :count] = vectors[:, : -count - 1 : -1] * np.sqrt(len(images))
+    return codes
+
+
+def train(
+    data: Path, out: Path, config: str = "small", seed: int = 0, device: str = "auto", progress: Progress | None = None
+) -> Path:
+    """Trains every stage, or goes on where a run in `out` stopped, and writes weights and card to `out`; returns the
+    last weights file. Raises BadInput for an unknown configuration or where nothing can be rendered."""
+    if config not in CONFIGS:
+        raise BadInput(f"There is no training configuration '{config}' (known: {', '.join(CONFIGS)}).")
+    stages, path = CONFIGS[config], out
+    finest = FIELD_MM[2] / stages[-1].config.architecture.shape()[0]
+    if any(data.glob("*.npy")):
+        brains = load_aligned_brains(data)
+    else:
+        brains = render_aligned_brains(dict(stages[0].variants), seed, data, progress, min(TEMPLATE_MM, finest))
+    before: Path | None = None
+    for stage in stages:
+        seen, folder = material(brains, stage.config.architecture), out / stage.weights.removesuffix(".safetensors")
+        network, steps = train_stage(stage.config, seen, folder, before, seed, device, progress, stage.ema_decay)
+        path, before = export(network, seen, out, stage.weights, steps, config, seed, device), folder
+    return path
+
+
+def train_stage(
+    config: Config,
+    brains: Material,
+    folder: Path,
+    before: Path | None = None,
+    seed: int = 0,
+    device: str = "cpu",
+    progress: Progress | None = None,
+    ema_decay: float | None = 0.998,
+    max_seconds: float | None = None,
+) -> tuple[Generator, int]:
+    """The averaged generator, on the CPU, and the number of steps it had; `folder` gets checkpoints and what the next
+    stage needs. before: the folder of the stage of half the size."""
+    teacher = start = None
+    if before is not None:
+        start = tuple(torch.load(before / name, weights_only=True) for name in (GENERATOR, DISCRIMINATOR))
+        teacher = Generator(half_size(config.architecture))
+        teacher.load_state_dict(start[0])
+        teacher.requires_grad_(False)
+    step = Step(config, seed, teacher, start)
+    loop = LoopConfig(
+        steps=config.steps,
+        seed=seed,
+        device=device,
+        schedule=lambda number: schedule(number, config.steps),
+        ema_decay=ema_decay,
+        log_every=10,
+        checkpoint_every=100,
+        max_seconds=max_seconds,
+    )
+    outcome = train_loop(step, brains.batch(config.batch, seed), folder, loop, progress=progress)
+    whole = outcome.networks["generator"]
+    assert isinstance(whole, TrainedGenerator)
+    network = whole.network.cpu().eval()
+    torch.save(network.state_dict(), folder / GENERATOR)
+    torch.save({k: v.cpu() for k, v in step.discriminator.state_dict().items()}, folder / DISCRIMINATOR)
+    return network, outcome.step
+
+
+def half_size(architecture: Architecture) -> Architecture:
+    return Architecture(architecture.filters[:-1], architecture.latent)
+
+
+def schedule(number: int, steps: int) -> float:
+    """Full rate, and down to a tenth over the last third."""
+    return 1.0 - 0.9 * max(0.0, 3 * number / steps - 2)
+
+
+def export(
+    network: Generator, brains: Material, out: Path, weights: str, steps: int, config: str, seed: int, device: str
+) -> Path:
+    """The averaged generator with its card."""
+    voxel = FIELD_MM[2] / network.architecture.shape()[0]
+    card = {
+        "title": f"Brains, {voxel:g} mm",
+        "training_data": f"{len(brains.images) // 2} skull-stripped T1 brains, mirrored too, rendered from head label "
+        "maps 1 to 14: bent at random, ventricles and sulci widened as by atrophy; heads 15 to 20 are kept for tests.",
+        "command": f"medgen train brain_stylegan --config {config}",
+        "seed": seed,
+        "steps": steps,
+        "device": device,
+        "commit": f"medgen {medgen.__version__}",
+        "figures": {},
+        "licence": "Apache-2.0",
+        "intended_use": "Synthetic brains to teach, test and share. Research only.",
+        "known_failures": ["Lesions, infant brains and other contrasts than T1 were never seen."],
+        "trained_on_rendered": True,
+    }
+    state, metadata = state_to_store(network, torch.from_numpy(brains.template))
+    export_weights(state, out, weights, card, metadata=metadata)
+    return out / weights
