@@ -236,7 +236,11 @@ def _plot(port: spec.Plot, value: Any, name: str) -> Any:
         series.SetXColumnName(port.x)
         series.SetYColumnName(column)
         series.SetPlotType(slicer.vtkMRMLPlotSeriesNode.PlotTypeScatter)
-        series.SetMarkerStyle(slicer.vtkMRMLPlotSeriesNode.MarkerStyleNone)
+        if port.points:
+            series.SetMarkerStyle(slicer.vtkMRMLPlotSeriesNode.MarkerStyleCircle)
+            series.SetLineStyle(slicer.vtkMRMLPlotSeriesNode.LineStyleNone)
+        else:
+            series.SetMarkerStyle(slicer.vtkMRMLPlotSeriesNode.MarkerStyleNone)
         series.SetColor(*PLOT_COLOURS[chart.GetNumberOfPlotSeriesNodes() % len(PLOT_COLOURS)])
         series.SetLineWidth(2)
         chart.AddAndObservePlotSeriesNodeID(series.GetID())

@@ -120,10 +120,12 @@ class Table(Port):
 
 @dataclass(frozen=True)
 class Plot(Port):
-    """A table drawn as lines: `x` and `y` name its columns; those of `y` that the table lacks are not drawn."""
+    """A table drawn as lines, or as `points`: `x` and `y` name its columns; those of `y` that the table lacks are not
+    drawn, nor are NaNs."""
 
     x: str = ""
     y: tuple[str, ...] = ()
+    points: bool = False
 
 
 @dataclass(frozen=True)
