@@ -23,7 +23,7 @@ def method_table() -> str:
     rows = ["| method | what it does | inputs | weights | paper |", "|---|---|---|---|---|"]
     for spec in own_methods():
         inputs = ", ".join(port.title + ("" if port.required else " (optional)") for port in spec.inputs)
-        shipped = (STARTER_WEIGHTS / spec.id / "card.json").is_file()
+        shipped = (STARTER_WEIGHTS / spec.weights_id / "card.json").is_file()
         weights = "yes" if shipped else "to be trained" if spec.weights else "none needed"
         authors = spec.paper.authors.split(",")[0]
         paper = f"[{authors} {spec.paper.year}](https://doi.org/{spec.paper.doi})"

@@ -292,7 +292,7 @@ class MethodSpec:
     id: folder name and catalogue key; family: which Slicer module shows it (segmentation, synthetic_ct, ultrasound,
     brain_style, anomaly, ...); modalities and body_parts: what the chooser filters by; run: 'package.module:function',
     imported only in the worker; weights: names of the files in Resources/Weights/<id>/, the first is
-    the default, empty when none are needed.
+    the default, empty when none are needed; weights_of: the method whose weights these are, where it is another one.
     """
 
     id: str
@@ -309,9 +309,15 @@ class MethodSpec:
     modalities: tuple[str, ...] = ()
     body_parts: tuple[str, ...] = ()
     weights: tuple[str, ...] = ()
+    weights_of: str = ""
     licence: str = "Apache-2.0"
     version: str = "1"
     fitness: Callable[[Mapping[str, ImageFacts]], list[FitnessWarning]] = no_warnings
+
+    @property
+    def weights_id(self) -> str:
+        """The method in whose folder the weights lie."""
+        return self.weights_of or self.id
 
     def parameter(self, name: str) -> Parameter:
         for parameter in self.parameters:

@@ -73,7 +73,7 @@ def run_method(
 def _weights(spec: MethodSpec, asked: str | None) -> tuple[Path | None, str | None]:
     if asked is None and not spec.weights:
         return None, None
-    return checked_weights(spec.id, asked or spec.weights[0])
+    return checked_weights(spec.weights_id, asked or spec.weights[0])
 
 
 def _run_within_memory(
