@@ -48,6 +48,13 @@ def frame_count(node: Any) -> int:
     return browser.GetSequenceNode(node).GetNumberOfDataNodes() if browser is not None else 0
 
 
+def image_count(node: Any) -> int:
+    """How many images of a set the node gives: the frames of a sequence, or one."""
+    if node.IsA("vtkMRMLSequenceNode"):
+        return node.GetNumberOfDataNodes()
+    return frame_count(node) or 1
+
+
 @dataclass
 class FrameRun:
     """All jobs of one press of Apply. `port`: the input that takes another frame in every job."""

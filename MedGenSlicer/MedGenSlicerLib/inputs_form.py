@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Optional
 
 import qt
@@ -11,7 +12,17 @@ from slicer.i18n import tr as _
 
 from medgen import spec
 from medgen.spec import FitnessWarning, MethodSpec
-from MedGenSlicerLib import correction, frames, input_guess, node_bridge, views, widgets
+from MedGenSlicerLib import (
+    correction,
+    frames,
+    image_folder,
+    input_guess,
+    node_bridge,
+    settings,
+    steps,
+    views,
+    widgets,
+)
 from MedGenSlicerLib.frames import FrameRun
 from MedGenSlicerLib.panel_state import PanelState
 
@@ -26,6 +37,10 @@ NEW_TOOLTIPS = {
     spec.Table: "Makes a table with usual values and opens it to be edited.",
 }
 LINE_TOOLTIP = "Places a new line: click on its start and its end in a slice view."
+
+
+def takes_several(port: spec.Port) -> bool:
+    return isinstance(port, spec.Planes) or getattr(port, "kind", "") == "set"
 
 
 def port_help(port: spec.Port) -> str:
@@ -105,38 +120,62 @@ class InputRow:
             correction.open_editor(node, self.form.reference())
 
 
-class PlanesRow(InputRow):
-    """Several planes: the selector adds one, a line says how many there are."""
+class SeveralRow(InputRow):
+    """Several planes, or images of a set: the selector adds one, a line says how many there are."""
 
     def __init__(self, port: spec.Port, form: InputsForm) -> None:
         super().__init__(port, form)
-        self.selector.setProperty("noneDisplay", _("Add a plane..."))
+        images = isinstance(port, spec.Image)
+        self.selector.setProperty("noneDisplay", _("Add an image...") if images else _("Add a plane..."))
+        if images:
+            tooltip = _("Adds every image file of a folder: they are read into one sequence.")
+            self.layout.addWidget(widgets.tool("", tooltip, self._ask_folder, _("Folder...")))
         self.count = qt.QLabel()
-        self.count.setToolTip(_("Planes that are used; the x takes the last one away again."))
+        self.count.setToolTip(_("What is used; the x takes the last one away again."))
         self.remove = widgets.tool(
-            "remove", _("Takes the last plane out of the list (it stays in the scene)."), self._pop
+            "remove", _("Takes the last one out of the list (it stays in the scene)."), self._pop
         )
         self.layout.addWidget(self.count)
         self.layout.addWidget(self.remove)
 
     def _node_chosen(self, *_arguments: object) -> None:
-        node = self.selector.currentNode()
+        node = frames.shown_node(self.selector.currentNode())
         if node is not None and self.form.state is not None and not self.form.updating:
             self.add(node)
 
     def add(self, node: Any) -> None:
-        planes = self.form.state.input_nodes(self.port.name)
-        if node not in planes:
-            self.form.state.set_input_nodes(self.port.name, [*planes, node])
+        known = self.form.state.input_nodes(self.port.name)
+        if node not in known:
+            self.form.state.set_input_nodes(self.port.name, [*known, node])
+
+    def _ask_folder(self) -> None:
+        chosen = qt.QFileDialog.getExistingDirectory(None, self.port.title, settings.last_folder("images"))
+        if chosen:
+            settings.put("folder/images", chosen)
+            self.add_folder(Path(chosen))
+
+    def add_folder(self, folder: Path) -> None:
+        """Reads the files one by one in the event loop."""
+        made: list[Any] = []
+
+        def done() -> None:
+            if self.form.state is not None:
+                self.add(made[0])
+
+        steps.run(image_folder.read_steps(folder, made), done, lambda error: self.warning.say(str(error)))
 
     def _pop(self) -> None:
         self.form.state.set_input_nodes(self.port.name, self.form.state.input_nodes(self.port.name)[:-1])
 
     def update(self, state: PanelState) -> None:
-        planes = state.input_nodes(self.port.name)
+        chosen = state.input_nodes(self.port.name)
         self.selector.setCurrentNode(None)
-        self.count.setText(_("{n} planes").format(n=len(planes)) if len(planes) != 1 else _("1 plane"))
-        self.remove.setEnabled(bool(planes))
+        if isinstance(self.port, spec.Image):
+            count = sum(frames.image_count(node) for node in chosen)
+            self.count.setText(_("{n} images").format(n=count) if count != 1 else _("1 image"))
+        else:
+            self.count.setText(_("{n} planes").format(n=len(chosen)) if len(chosen) != 1 else _("1 plane"))
+        self.remove.setEnabled(bool(chosen))
 
     def make_new(self) -> None:
         self.add(make_input_node(self.port, self.form.reference()))
@@ -192,7 +231,7 @@ class InputsForm:
         widgets.clear_layout(self.layout)
         self.method, self.rows = method, {}
         for port in method.inputs:
-            made = (PlanesRow if isinstance(port, spec.Planes) else InputRow)(port, self)
+            made = (SeveralRow if takes_several(port) else InputRow)(port, self)
             self.rows[port.name] = made
             line = qt.QHBoxLayout()
             line.addWidget(made.title)
@@ -216,7 +255,7 @@ class InputsForm:
         if self.method is None:
             return
         taken = [node for port in self.method.inputs for node in state.input_nodes(port.name)]
-        empty = [p for p in self.method.inputs if not isinstance(p, spec.Planes) and not state.input_nodes(p.name)]
+        empty = [p for p in self.method.inputs if not takes_several(p) and not state.input_nodes(p.name)]
         while empty:
             offers = [(port, input_guess.likeliest(port, taken)) for port in empty]
             fitting = [(port, node) for port, node in offers if node is not None]

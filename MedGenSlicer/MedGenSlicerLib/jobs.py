@@ -36,6 +36,7 @@ from MedGenSlicerLib.frames import FrameRun
 from MedGenSlicerLib.panel_state import PanelState
 from MedGenSlicerLib.process_transport import QProcessTransport
 from MedGenSlicerLib.provenance import RunRecord
+from MedGenSlicerLib.quick_jobs import QuickJob
 
 PREPARING, ARRIVING = "preparing", "arriving"
 BUSY_TICK_MS, IDLE_TICK_MS = 20, 500
@@ -57,6 +58,7 @@ class Ticket:
     error: str = ""
     notices: list[str] = field(default_factory=list)
     log: list[str] = field(default_factory=list)
+    partials: dict[str, Any] = field(default_factory=dict)  # what the running job shows: name: image or list of images
     result_ids: list[str] = field(default_factory=list)
     created: float = field(default_factory=time.time)
     ended_seconds: float = 0.0
@@ -116,6 +118,7 @@ class JobController:
 
     def __init__(self) -> None:
         self.tickets: list[Ticket] = []
+        self.quick: list[QuickJob] = []
         self.listeners: list[Callable[[Optional[Ticket]], None]] = []
         self.clients: dict[str, worker.WorkerClient] = {}
         self.transports: dict[str, QProcessTransport] = {}
@@ -169,6 +172,7 @@ class JobController:
         """At the end of the application: no process stays behind."""
         self._timer.stop()
         command_process.stop_all()
+        self.quick.clear()
         for ticket in self.unfinished():
             ticket.stop()
         for key, each in self.clients.items():
@@ -247,6 +251,20 @@ class JobController:
         ticket.state = worker.WAITING
         self._tell(ticket)
 
+    def ask(self, job: QuickJob, device: str) -> None:
+        """Sends a small job that the user does not see as one: no ticket, no node. Raises MedGenError, OSError."""
+        client = self.client_for(device)
+        job.sent(client, client.submit(job.request))
+        self.quick.append(job)
+        self._timer.start(BUSY_TICK_MS)
+
+    def withdraw(self, job: QuickJob) -> None:
+        """Cancels it; none of its functions is called any more."""
+        if job in self.quick:
+            job.dropped = True
+            job.client.cancel(job.id)
+            self._drain()
+
     def cancel(self, ticket: Ticket) -> None:
         if ticket.ended:
             return
@@ -259,6 +277,8 @@ class JobController:
             self._finish(ticket, worker.CANCELLED)
 
     def cancel_all(self) -> None:
+        for job in list(self.quick):
+            self.withdraw(job)
         for ticket in self.unfinished():
             self.cancel(ticket)
 
@@ -317,13 +337,22 @@ class JobController:
             self.process_log.append(event.sentence)
             self._tell(None)
             return
-        ticket = next((t for t in self.tickets if t.job is not None and t.job is client.jobs.get(event.job_id)), None)
-        if ticket is None or ticket.ended:
+        for job in [each for each in self.quick if each.client is client and each.id == event.job_id]:
+            if job.handle(event):
+                self.quick.remove(job)
+                client.forget(job.id)
             return
+        ticket = next((t for t in self.tickets if t.job is not None and t.job is client.jobs.get(event.job_id)), None)
+        if ticket is not None and not ticket.ended:
+            self._handle_ticket(ticket, event)
+
+    def _handle_ticket(self, ticket: Ticket, event: Any) -> None:
         if isinstance(event, worker.JobStarted):
             ticket.state = worker.RUNNING
         elif isinstance(event, worker.JobLog):
             ticket.log.extend(event.lines)
+        elif isinstance(event, worker.JobPartial):
+            ticket.partials[event.name] = event.value
         elif isinstance(event, worker.JobNotice):
             ticket.notices.append(event.sentence)
         elif isinstance(event, worker.JobFinished):
@@ -378,6 +407,7 @@ class JobController:
 
     def _finish(self, ticket: Ticket, state: str) -> None:
         ticket.state, ticket.ended_seconds = state, time.time() - ticket.created
+        ticket.partials = {}
         ticket.stop = lambda: None
         if ticket.frames is not None:
             ticket.frames.waiting -= 1
@@ -391,6 +421,8 @@ class JobController:
 
     def _scene_closes(self, *_arguments: object) -> None:
         """A job's results belong into its scene only: its jobs are cancelled, whatever arrives later is dropped."""
+        for job in list(self.quick):
+            self.withdraw(job)
         for ticket in self.tickets:
             ticket.in_scene = False
             if not ticket.ended:

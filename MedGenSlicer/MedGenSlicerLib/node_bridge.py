@@ -47,7 +47,7 @@ NODE_CLASSES = {  # input port: node classes that can fill it
 
 def node_classes(port: spec.Port) -> tuple[str, ...]:
     if isinstance(port, spec.Image) and port.kind == "set":
-        return ("vtkMRMLSequenceNode",)
+        return ("vtkMRMLSequenceNode", "vtkMRMLScalarVolumeNode")
     if isinstance(port, spec.Image) and port.kind == "sequence":
         return ("vtkMRMLSequenceNode", "vtkMRMLScalarVolumeNode", "vtkMRMLVectorVolumeNode")
     if isinstance(port, spec.Image) and port.kind == "rgb":
@@ -61,8 +61,8 @@ def node_classes(port: spec.Port) -> tuple[str, ...]:
 
 
 def value_steps(port: spec.Port, nodes: Sequence[Any], reference: Any, segment_id: str = "") -> Steps:
-    """The value of an input port. `nodes`: one node, or several for Planes; segment_id: of a mask, empty for all
-    segments.
+    """The value of an input port. `nodes`: one node, or several for Planes and a set of images; segment_id: of a mask,
+    empty for all segments.
 
     Works in steps, each short enough for the event loop. Raises BadInput with one sentence if the nodes hold nothing
     that can be used.
@@ -70,8 +70,14 @@ def value_steps(port: spec.Port, nodes: Sequence[Any], reference: Any, segment_i
     node = nodes[0]
     if reference is not None and reference.IsA("vtkMRMLSequenceNode"):
         reference = reference.GetNthDataNode(0)
-    if isinstance(port, spec.Image) and port.kind in ("sequence", "set"):
+    if isinstance(port, spec.Image) and port.kind == "sequence":
         return (yield from sequence_steps(node))
+    if isinstance(port, spec.Image) and port.kind == "set":
+        images = []
+        for each in nodes:
+            single = each.IsA("vtkMRMLVolumeNode") and frames.browser_of(each) is None
+            images += [(yield from volume_steps(each))] if single else (yield from sequence_steps(each))
+        return images
     if isinstance(port, (spec.Image, spec.Probability)):
         return (yield from volume_steps(node, reference))
     yield

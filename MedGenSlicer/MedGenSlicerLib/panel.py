@@ -30,7 +30,8 @@ from MedGenSlicerLib.run_bar import RunBar
 
 
 class MethodPanel:
-    """`extras`: {method id: class}, made as `cls(panel, layout)` when the method is chosen; they may have `update()`.
+    """`extras`: {method id: class}, made as `cls(panel, layout)` when the method is chosen; they may have `update()`,
+    `follow(ticket)`, called after every change of the job that is shown, `reason_off()` and `cleanup()`.
     `tools`: a class, made once as `cls(panel, layout)` between results and log; it has `update()`, called after every
     change, `job_ended(ticket)` and `cleanup()`."""
 
@@ -168,8 +169,13 @@ class MethodPanel:
             self.controller.listeners.remove(self._job_changed)
         for box in (self.sets, *(made.selector for made in self.inputs.rows.values())):
             box.setMRMLScene(None)
+        self._end_extra()
         if self.tools is not None:
             self.tools.cleanup()
+
+    def _end_extra(self) -> None:
+        if hasattr(self.extra, "cleanup"):
+            self.extra.cleanup()
 
     # ------------------------------------------------------------------------------------------------------ the user
     # did
@@ -180,6 +186,7 @@ class MethodPanel:
         self.inputs.build(method)
         self.parameters.build(method)
         self.options_button.setVisible(True)
+        self._end_extra()
         widgets.clear_layout(self._extra_layout)
         self.extra = self.extras[method.id](self, self._extra_layout) if method.id in self.extras else None
         names = self._weights_names(method)
@@ -324,6 +331,8 @@ class MethodPanel:
             self._show_job(ticket)
 
     def _show_job(self, ticket: Ticket) -> None:
+        if hasattr(self.extra, "follow"):
+            self.extra.follow(ticket)
         if ticket.ended:
             self.update()
             self.run_bar.show_end(ticket)

@@ -22,6 +22,7 @@ from MedGenSlicerLib import (
     widgets,
 )
 
+MOST_COLUMNS = 12
 RUNS_SHOWN = 1  # older results wait behind 'Show older results'
 
 
@@ -143,8 +144,8 @@ class ResultRow:
     def _pair(self) -> Optional[tuple[Any, Any]]:
         node = self.node()
         reference = provenance.reference_of(node) if node is not None else None
-        if reference is None:
-            self.owner.say(_("The image that this result was made from is no longer in the scene."))
+        if reference is None or not reference.IsA("vtkMRMLVolumeNode"):
+            self.owner.say(_("There is no image in the scene that this result was made from."))
             return None
         return reference, node
 
@@ -307,7 +308,7 @@ class ResultsList:
             self._segment_timer.start()
         else:
             reference = provenance.reference_of(node)
-            if reference is not None:
+            if reference is not None and reference.IsA("vtkMRMLVolumeNode"):
                 self._flicker.start(reference, node)
         self.update_layout_button()
 
@@ -349,8 +350,9 @@ def _newest_runs_first(nodes: list[Any]) -> list[list[Any]]:
 
 
 def _segmentations_first(run: list[Any]) -> list[Any]:
-    """What of a run can be told in the small table."""
-    return [n for cls in ("vtkMRMLSegmentationNode", "vtkMRMLTableNode") for n in run if n.IsA(cls)]
+    """What of a run can be told in the small table; a latent code, as wide as it is, cannot."""
+    tables = [n for n in run if n.IsA("vtkMRMLTableNode") and n.GetNumberOfColumns() <= MOST_COLUMNS]
+    return [*(n for n in run if n.IsA("vtkMRMLSegmentationNode")), *tables]
 
 
 def _number(value: Optional[float], digits: int) -> str:
