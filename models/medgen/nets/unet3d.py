@@ -14,19 +14,22 @@ PAPER_WIDEST = 256  # channels of the deepest level; fewer make the weights smal
 
 
 class InstanceNorm(nn.Module):
-    """Instance normalisation, affine, eps 1e-5: each channel of each sample to its own mean and spread.
+    """Instance normalisation: each channel of each sample to its own mean and spread; 2D or 3D.
 
     Batch normalisation of one sample is the same thing, and on a CPU with channels last several times faster, backwards
     above all, than PyTorch's instance or group normalisation.
     """
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, eps: float = 1e-5, affine: bool = True) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.ones(channels))
-        self.bias = nn.Parameter(torch.zeros(channels))
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(channels)) if affine else None
+        self.bias = nn.Parameter(torch.zeros(channels)) if affine else None
 
     def forward(self, features: Tensor) -> Tensor:
-        return torch.cat([F.batch_norm(x, None, None, self.weight, self.bias, True) for x in features.split(1)])
+        if len(features) > 1:
+            return torch.cat([self(sample) for sample in features.split(1)])
+        return F.batch_norm(features, None, None, self.weight, self.bias, True, eps=self.eps)
 
 
 def conv_norm(channels_in: int, channels_out: int, kernel: int | tuple[int, int, int] = 3) -> nn.Sequential:
