@@ -18,10 +18,10 @@ def method_folders() -> list[str]:
     return folders
 
 
-def of_families(families: tuple[str, ...]) -> list[MethodSpec]:
-    """In alphabetical order of their ids."""
+def of_families(families: tuple[str, ...], also: tuple[str, ...] = ()) -> list[MethodSpec]:
+    """In alphabetical order of their ids. also: ids of methods of other families."""
     method_folders()
-    return [method for method in load_catalogue().values() if method.family in families]
+    return [method for method in load_catalogue().values() if method.family in families or method.id in also]
 
 
 def for_files() -> list[MethodSpec]:

@@ -18,10 +18,11 @@ from MedGenSlicerLib.panel_state import PanelState, add_parameter_set, parameter
 
 
 class MethodModuleWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
-    """A module that shows the methods of some families. A module sets `families`, `extras` for widgets that one method
-    needs, and `tools` for what its users do with every result."""
+    """A module that shows the methods of some families. A module sets `families`, `also` for methods of other families
+    by id, `extras` for widgets that one method needs, and `tools` for what its users do with every result."""
 
     families: tuple[str, ...] = ()
+    also: tuple[str, ...] = ()
     extras: Mapping[str, Any] = MappingProxyType({})
     tools: Any = None
 
@@ -32,7 +33,7 @@ class MethodModuleWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def setup(self) -> None:
         ScriptedLoadableModuleWidget.setup(self)
-        methods = method_catalogue.of_families(self.families)
+        methods = method_catalogue.of_families(self.families, self.also)
         self.panel = MethodPanel(self.layout, self.moduleName, methods, self.extras, self.tools)
         view_banner.start()
         scene = slicer.mrmlScene

@@ -100,8 +100,9 @@ def hide(volume: Any) -> None:
             each.SetForegroundVolumeID(None)
 
 
-def side_by_side(volumes: Sequence[Any]) -> None:
-    """Two or three volumes in linked slice views, left to right; `own_layout` brings the user's layout back."""
+def side_by_side(volumes: Sequence[Any], at: Optional[Sequence[float]] = None) -> None:
+    """Two or three volumes in linked slice views, left to right, all as the first one fits; `own_layout` brings the
+    user's layout back. at: a point (world RAS mm) of the slice to show."""
     node = layout_node()
     number = LAYOUT_IDS[len(volumes)]
     if not node.IsLayoutDescription(number):
@@ -117,17 +118,25 @@ def side_by_side(volumes: Sequence[Any]) -> None:
             each.SetLinkedControl(True)
             each.SetBackgroundVolumeID(volume.GetID())
             each.SetForegroundVolumeID(None)
-    _fit(_places(len(volumes)))
-    qt.QTimer.singleShot(FIT_MS, lambda: comparing() and _fit(_places(len(volumes))))
+    _fit(_places(len(volumes)), at)
+    qt.QTimer.singleShot(FIT_MS, lambda: comparing() and _fit(_places(len(volumes)), at))
 
 
-def _fit(places: Sequence[str]) -> None:
+def _fit(places: Sequence[str], at: Optional[Sequence[float]]) -> None:
     """The views must have their size: they get it in the turns of the event loop after the layout was set."""
-    for place in places:
-        node = slice_node(f"MedGen{place}")
-        logic = slicer.app.applicationLogic().GetSliceLogic(node) if node is not None else None
-        if logic is not None:
-            logic.FitSliceToAll(*node.GetDimensions()[:2])
+    nodes = [slice_node(f"MedGen{place}") for place in places]
+    first = nodes[0]
+    logic = slicer.app.applicationLogic().GetSliceLogic(first) if first is not None else None
+    if logic is None:
+        return
+    logic.FitSliceToAll(*first.GetDimensions()[:2])
+    if at is not None:
+        first.JumpSliceByOffsetting(*(float(x) for x in at))
+    for node in nodes[1:]:
+        if node is not None:
+            node.SetFieldOfView(*first.GetFieldOfView())
+            node.GetSliceToRAS().DeepCopy(first.GetSliceToRAS())
+            node.UpdateMatrices()
 
 
 def comparing() -> bool:
@@ -229,6 +238,17 @@ def show_table(table: Any) -> None:
 
 
 # -------------------------------------------------------------------------------------------------------------- planes
+
+
+def read_view() -> str:
+    """The name of the view that a slice is read in: the left of a comparison, else the red one."""
+    return "MedGenLeft" if comparing() else "Red"
+
+
+def jump_to_point(point: Sequence[float]) -> None:
+    """Every slice view goes to the slice through the point (world RAS mm) without turning."""
+    for node in slicer.util.getNodesByClass("vtkMRMLSliceNode"):
+        node.JumpSliceByOffsetting(*(float(x) for x in point))
 
 
 def slice_plane(view: str) -> tuple[np.ndarray, np.ndarray]:

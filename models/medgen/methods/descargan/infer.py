@@ -32,7 +32,7 @@ def run(inputs: dict[str, Any], parameters: dict[str, Any], context: Context) ->
     """inputs: image, and brain. outputs: as the spec says, on the image's grid. Raises BadInput."""
     context.progress.report("Loading the networks", 0.0)
     generator, discriminator, size, kind = networks_of(context)
-    slices, inside, spacing_mm, to_scan = _slices(inputs, kind, size.side)
+    slices, inside, spacing_mm, to_scan, centres = _slices(inputs, kind, size.side)
     rows = np.flatnonzero(inside.reshape(len(inside), -1).sum(1) >= SMALLEST_SLICE)
     redrawn = slices.copy()
     chance = np.zeros(len(slices), np.float32)
@@ -41,14 +41,17 @@ def run(inputs: dict[str, Any], parameters: dict[str, Any], context: Context) ->
     redrawn = np.where(inside, redrawn, -1).astype(np.float32)
     difference = (redrawn - slices) * inside
     voxel = float(np.prod(spacing_mm))
-    found, cut = segment(difference, inside, rows, parameters, voxel)
+    change = smoothed(difference, parameters["smoothing"])
+    found, cut = segment(change, inside, rows, parameters, voxel)
     return {
         "anomaly": to_scan(found.astype(np.uint8)),
+        "anomaly_map": to_scan(change * inside),
         "difference": to_scan(difference),
         "redrawn": to_scan((redrawn + 1) / 2),
         "diseased": {
             "position_mm": (rows * spacing_mm[0]).round(1).tolist(),
             "p_diseased": chance[rows].round(4).tolist(),
+            **{name: centres[rows, axis].round(2).tolist() for axis, name in enumerate(("r_mm", "a_mm", "s_mm"))},
         },
         "report": {
             "quantity": ["slices", "slices likely diseased", "anomaly, ml", "mean |difference|", "threshold"],
@@ -84,16 +87,21 @@ def load(path: Path, device: str) -> tuple[Generator, Discriminator, Size, str]:
     return *networks, size, kind
 
 
-def _slices(inputs: dict[str, Any], kind: str, side: int) -> tuple[Float32, Mask, tuple[float, float, float], ToScan]:
-    """Slices -1..1 [n, side, side], where to look, their spacing (z, y, x) and the way back to the image's grid."""
+def _slices(
+    inputs: dict[str, Any], kind: str, side: int
+) -> tuple[Float32, Mask, tuple[float, float, float], ToScan, npt.NDArray[np.float64]]:
+    """Slices -1..1 [n, side, side], where to look, their spacing (z, y, x), the way back to the image's grid, and the
+    middle of each [n, 3], RAS."""
     image: sitk.Image = inputs["image"]
     if kind == "brain":
         study = brain_study({"FLAIR": image}, inputs.get("brain"))
         x, y, z = study.grid.spacing_mm
-        return study.slices[:, BRAIN_SEQUENCES.index("FLAIR")] * 2 - 1, study.brain, (z, y, x), study.to_scan
+        flair = study.slices[:, BRAIN_SEQUENCES.index("FLAIR")] * 2 - 1
+        return flair, study.brain, (z, y, x), study.to_scan, study.centres_ras
     values = xray_slice(image, side) * 2 - 1
     x, y = (n * s / side for n, s in zip(image.GetSize()[:2], image.GetSpacing()[:2], strict=True))
-    return values[None], np.ones((1, side, side), bool), (1.0, y, x), lambda array: xray_to_scan(array[0], image)
+    inside = np.ones((1, side, side), bool)
+    return values[None], inside, (1.0, y, x), lambda array: xray_to_scan(array[0], image), np.zeros((1, 3))
 
 
 @torch.no_grad()
@@ -113,18 +121,22 @@ def redraw(
     return drawn, chance
 
 
+def smoothed(difference: Float32, sigma: float) -> Float32:
+    """|difference| after a Gaussian of so many pixels within each slice."""
+    return np.abs(ndimage.gaussian_filter(difference, (0, sigma, sigma)))
+
+
 def segment(
-    difference: Float32, inside: Mask, rows: npt.NDArray[np.int64], parameters: dict[str, Any], voxel_mm3: float
+    change: Float32, inside: Mask, rows: npt.NDArray[np.int64], parameters: dict[str, Any], voxel_mm3: float
 ) -> tuple[Mask, float]:
-    """Where |difference| exceeds the threshold, which is given back too."""
-    size = np.abs(ndimage.gaussian_filter(difference, (0, parameters["smoothing"], parameters["smoothing"])))
-    values = size[rows][inside[rows]]
+    """Where the change exceeds the threshold, which is given back too."""
+    values = change[rows][inside[rows]]
     if not values.size or values.max() <= 0:
-        return np.zeros(difference.shape, bool), 0.0
+        return np.zeros(change.shape, bool), 0.0
     if parameters["threshold"] == "otsu":
         from skimage.filters import threshold_otsu
 
         cut = float(threshold_otsu(values))
     else:
         cut = parameters["value"]
-    return without_islands((size > cut) & inside, round(parameters["smallest"] / voxel_mm3)), cut
+    return without_islands((change > cut) & inside, round(parameters["smallest"] / voxel_mm3)), cut

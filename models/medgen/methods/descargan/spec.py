@@ -26,7 +26,8 @@ SPEC = MethodSpec(
     ),
     outputs=(
         LabelMap("anomaly", "Anomaly", labels=(Label(1, "Anomaly", (230, 60, 40), LESION),)),
-        Image("difference", "Signed difference", help="Redrawn minus original, -2 to 2."),
+        Image("anomaly_map", "Anomaly map", help="Absolute difference, smoothed; of images from -1 to 1."),
+        Image("difference", "Signed difference", unit="difference", help="Redrawn minus original, -2 to 2."),
         Image("redrawn", "Redrawn image", synthetic=True),
         Plot("diseased", "P(diseased) along the slices", x="position_mm", y=("p_diseased",)),
         Table("report", "Report"),

@@ -42,7 +42,7 @@ class Config:
 
 CONFIGS = {
     "smoke": Config(Size(4, 2, SIDE), steps=6, batch=2),
-    "small": Config(Size(16, 8, SIDE), steps=10_000, batch=8, learning_rate=3e-4, seconds=1500),
+    "small": Config(Size(16, 16, SIDE), steps=10_000, batch=8, learning_rate=3e-4, seconds=1500),
     "paper": Config(Size(64, 32, 256), steps=100_000, batch=10),
 }
 

@@ -103,7 +103,7 @@ def run_slice(inputs: dict[str, Any], parameters: dict[str, Any], context: Conte
 
 def along_the_slices(study: BrainStudy, rows: npt.NDArray[np.int64], diseased: Float32) -> dict[str, Any]:
     """P(diseased) of the slices, and where the middle of each is, RAS."""
-    columns = {"position_mm": study.positions_mm[rows].round(1), "p_diseased": diseased[rows].round(4)}
+    columns: dict[str, Any] = {"position_mm": study.positions_mm[rows].round(1), "p_diseased": diseased[rows].round(4)}
     for axis, name in enumerate(("r_mm", "a_mm", "s_mm")):
         columns[name] = study.centres_ras[rows, axis].round(2)
     return {name: values.tolist() for name, values in columns.items()}

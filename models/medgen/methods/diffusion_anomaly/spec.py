@@ -127,6 +127,7 @@ SLICE = MethodSpec(
     modalities=("MR",),
     body_parts=("brain",),
     weights=SPEC.weights,
+    weights_of=SPEC.id,
     fitness=fitness,
 )  # fmt: skip
 

@@ -82,7 +82,7 @@ def region_on_slices(region: sitk.Image, study: BrainStudy) -> Mask:
 
 def rows_to_edit(edit: str, within: npt.NDArray[np.int64], region: Mask, sizes: Float32) -> npt.NDArray[np.int64]:
     """Those of the slices `within` that show some of the region, or a lesion. Raises BadInput where there are none."""
-    wanted = region.reshape(len(region), -1).any(1) if edit == "region" else sizes >= SMALLEST_LESION
+    wanted = np.asarray(region.reshape(len(region), -1).any(1) if edit == "region" else sizes >= SMALLEST_LESION)
     rows = within[wanted[within]]
     if not len(rows):
         raise BadInput(

@@ -39,7 +39,6 @@ SEGMENTER = {
     "small": Layout(4, 1, 16, (1, 2, 2), 1, (), groups=8, patch=2),
     "paper": paper_unet(4, 1),
 }
-JUDGE = {**SEGMENTER, "small": Layout(4, 1, 8, (1, 2, 2), 1, (), groups=4, patch=2)}
 
 
 def train(
@@ -60,7 +59,7 @@ def train(
     regressor = EncoderClassifier(REGRESSOR[config], SIDE)
     segmenter = DiffusionUNet(SEGMENTER[config])
     torch.manual_seed(seed + 1)  # the judge must not err as the segmenter does
-    judge = DiffusionUNet(JUDGE[config])
+    judge = DiffusionUNet(SEGMENTER[config])
     step = DiffusionStep(
         DiffusionUNet(TRANSLATING[config]) if ready is None else None,
         {"regressor": (regressor, "value"), "segmenter": (segmenter, "mask"), "judge": (judge, "mask")},

@@ -1,0 +1,120 @@
+"""Where the region for a new lesion comes from: painted in the Segment Editor, or a ball at a place."""
+
+from __future__ import annotations
+
+from typing import Any, Optional
+
+import numpy as np
+import qt
+import SimpleITK as sitk
+import slicer
+from slicer.i18n import tr as _
+
+from medgen import spec
+from MedGenSlicerLib import correction, inputs_form, node_bridge, result_presenter, steps, views, widgets
+from MedGenSlicerLib.geometry import FrameChange, from_vtk
+from MedGenSlicerLib.provenance import RunRecord
+
+REGION, EDIT = "region", "edit"
+COLOUR = (90, 200, 120)
+
+
+class EditTools:
+    """Beneath the inputs of a method that draws a lesion into a region or changes its size."""
+
+    def __init__(self, panel: Any, layout: Any) -> None:
+        self.panel = panel
+        layout.addWidget(
+            widgets.text_label(
+                _("Edited images are synthetic: for teaching and for training data, never for a patient.")
+            )
+        )
+        self.paint = widgets.button(
+            _("Paint the region"), _("Opens the Segment Editor on the region, over the image."), self.open_editor
+        )
+        self.ball = widgets.button(
+            _("Ball here"), _("The region is a ball at the crosshair, or in the middle of the slice."), self.make_ball
+        )
+        self.radius = qt.QDoubleSpinBox()
+        self.radius.setRange(2, 60)
+        self.radius.setDecimals(0)
+        self.radius.setValue(10)
+        self.radius.setSuffix(" mm")
+        self.radius.setToolTip(_("Radius of the ball."))
+        layout.addLayout(widgets.row(self.paint, self.ball, self.radius, stretch=0))
+        self._stop: Any = None
+        self.update()
+
+    def _port(self) -> spec.Port:
+        return next(port for port in self.panel.method.inputs if port.name == REGION)
+
+    def update(self) -> None:
+        state = self.panel.state
+        wanted = state is not None and state.value(self.panel.method, EDIT) == "region"
+        for each in (self.paint, self.ball, self.radius):
+            each.setEnabled(wanted and self.panel.inputs.reference() is not None)
+
+    def reason_off(self) -> str:
+        """What the chosen edit needs."""
+        state = self.panel.state
+        if self.panel.inputs.reference() is None:
+            return _("Choose at least one MR image.")
+        if state is not None and state.value(self.panel.method, EDIT) == "region" and not state.input_nodes(REGION):
+            return _("Paint the region for the lesion, or put a ball there.")
+        return ""
+
+    def open_editor(self) -> None:
+        node = self.panel.state.input_node(REGION)
+        if node is None:
+            node = inputs_form.make_input_node(self._port(), self.panel.inputs.reference())
+            self.panel.state.set_input_nodes(REGION, [node])
+        if node.IsA("vtkMRMLSegmentationNode"):
+            correction.open_editor(node, self.panel.inputs.reference())
+
+    def make_ball(self) -> None:
+        """A new segmentation; what was painted before stays in the scene."""
+        reference, radius = self.panel.inputs.reference(), float(self.radius.property("value"))
+        point = FrameChange(None, reference).point(_place())
+        made: list[Any] = []
+
+        def work() -> Any:
+            image = yield from node_bridge.volume_steps(reference)
+            made.append((yield from _ball_steps(image, point, radius, reference)))
+
+        def done() -> None:
+            if self.panel.state is not None:
+                self.panel.state.set_input_nodes(REGION, [made[0]])
+                self.panel.state.set_segment_id(REGION, "")
+
+        self._stop = steps.run(work(), done)
+
+
+def _place() -> Any:
+    """World RAS mm: where the crosshair is if it is shown, else the middle of the slice that is read."""
+    crosshair = slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLCrosshairNode")
+    if crosshair is not None and crosshair.GetCrosshairMode() != slicer.vtkMRMLCrosshairNode.NoCrosshair:
+        return list(crosshair.GetCrosshairRAS())
+    node = slicer.vtkMRMLSliceNode.SafeDownCast(views.slice_node(views.read_view()))
+    corner = from_vtk(node.GetXYToRAS())
+    return (corner @ (node.GetDimensions()[0] / 2, node.GetDimensions()[1] / 2, 0, 1))[:3]
+
+
+def _ball_steps(image: sitk.Image, ras: Any, radius_mm: float, reference: Optional[Any]) -> node_bridge.Steps:
+    centre = np.array([-ras[0], -ras[1], ras[2]])
+    axes = np.array(image.GetDirection()).reshape(3, 3) * image.GetSpacing()
+    k, j, i = np.meshgrid(*(np.arange(n) for n in reversed(image.GetSize())), indexing="ij", sparse=True)
+    yield
+    squared = np.zeros(tuple(reversed(image.GetSize())), np.float32)
+    for row, origin, middle in zip(axes, image.GetOrigin(), centre):
+        squared += (row[0] * i + row[1] * j + row[2] * k + (origin - middle)).astype(np.float32) ** 2
+        yield
+    mask = sitk.GetImageFromArray((squared <= radius_mm**2).astype(np.uint8))
+    mask.CopyInformation(image)
+    title = _("Region, ball of {radius:.0f} mm").format(radius=radius_mm)
+    port = spec.LabelMap(REGION, title, labels=(spec.Label(1, _("Region"), COLOUR),))
+    record = RunRecord(REGION, title)
+    record.reference_id = reference.GetID()
+    record.names[record.reference_id] = reference.GetName()
+    node = yield from result_presenter.make_node_steps(port, mask, record)
+    node.SetAndObserveTransformNodeID(reference.GetTransformNodeID())
+    return node

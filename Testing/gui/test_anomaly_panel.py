@@ -1,0 +1,253 @@
+"""MedGenAnomaly clicked through, with the real worker and networks of a few training steps."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+sys.path.append(str(Path(__file__).resolve().parents[1] / "unit"))
+pytest.importorskip("torch")
+
+
+@pytest.fixture(scope="session")
+def few_steps(tmp_path_factory):
+    """{method: weights file} of networks that were hardly trained."""
+    from diffusion_data import rendered_slices
+
+    from medgen.methods.diffusion_anomaly.train import train as anomaly
+    from medgen.methods.diffusion_edit.train import train as edit
+    from medgen.methods.diffusion_segmentation.train import train as segmentation
+
+    trainers = {"diffusion_anomaly": anomaly, "diffusion_segmentation": segmentation, "diffusion_edit": edit}
+    return {name: train(rendered_slices(), tmp_path_factory.mktemp(name), "smoke") for name, train in trainers.items()}
+
+
+@pytest.fixture(scope="session")
+def flair_image():
+    """A stripped brain with a tumour, ten thick slices."""
+    import SimpleITK as sitk
+    from diffusion_data import small_head
+
+    from medgen.imaging.phantoms import insert_lesions, render_mr, strip_skull
+
+    rng = np.random.default_rng(1)
+    brain = strip_skull(insert_lesions(small_head(), "tumour", rng)[0])
+    image = sitk.Mask(render_mr(brain, "FLAIR", rng), sitk.Cast(brain > 0, sitk.sitkUInt8))
+    identity = (1, 0, 0, 0, 1, 0, 0, 0, 1)
+    size, spacing, origin = (64, 64, 10), (3.5, 3.5, 14.0), (-110.0, -110.0, -70.0)
+    return sitk.Resample(image, size, sitk.Transform(), sitk.sitkLinear, origin, spacing, identity)
+
+
+@pytest.fixture
+def opened(driver, flair_image, few_steps):
+    """open(method id) -> the panel, ready to run on a FLAIR node."""
+    from MedGenSlicerLib import node_bridge
+
+    node = driver.scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "FLAIR MR")
+    node_bridge.fill_volume(node, flair_image)
+    node.CreateDefaultDisplayNodes()
+
+    def open_method(method_id: str = "diffusion_anomaly", **values):
+        panel = driver.open("MedGenAnomaly").panel
+        panel.chooser.choose(method_id)
+        panel.inputs.rows["FLAIR"].selector.setCurrentNode(node)
+        for port in ("T1", "T2", "T1c"):
+            panel.inputs.rows[port].selector.setCurrentNode(None)
+        panel.state.set_option("weights", str(few_steps[method_id]))
+        for name, value in values.items():
+            panel.state.set_value(panel.method, name, value)
+        driver.process()
+        return panel
+
+    return open_method
+
+
+def by_output(panel) -> dict:
+    return {node.GetAttribute("MedGen.output"): node for node in panel.state.results()}
+
+
+def voxels(node) -> np.ndarray:
+    import slicer
+
+    return slicer.util.arrayFromVolume(node)
+
+
+QUICK = {"steps": 3, "noise_level": 200}
+
+
+def test_original_redrawn_and_map_arrive_linked_at_the_worst_slice(driver, opened):
+    from MedGenSlicerLib import provenance, views
+
+    panel = opened(**QUICK)
+    ticket = driver.run(panel, 120)
+    assert ticket.state == "finished", ticket.error
+    made, tools = by_output(panel), panel.tools
+    original = panel.inputs.reference()
+    left, middle, right = (views.composite(f"MedGen{place}") for place in ("Left", "Middle", "Right"))
+    assert left.GetBackgroundVolumeID() == original.GetID()
+    assert middle.GetBackgroundVolumeID() == made["healthy_FLAIR"].GetID()
+    assert (right.GetBackgroundVolumeID(), right.GetForegroundVolumeID()) == (
+        original.GetID(), made["anomaly_map"].GetID(),
+    )  # fmt: skip
+    assert all(each.GetLinkedControl() for each in (left, middle, right))
+    assert provenance.is_synthetic(made["healthy_FLAIR"]) and "ynthetic" in made["healthy_FLAIR"].GetName()
+    driver.process(200)
+    slices = tools.slices()
+    worst = int(np.argmax(slices["p_diseased"]))
+    for place in ("Left", "Middle", "Right"):
+        point, _normal = views.slice_plane(f"MedGen{place}")
+        assert abs(point[2] - slices["s_mm"][worst]) < 1
+    assert "off by" in tools.round_trip.text()
+    tools.flair.setChecked(True)
+    assert made["flair_threshold"].GetDisplayNode().GetVisibility()
+    tools.flair.setChecked(False)
+    assert not made["flair_threshold"].GetDisplayNode().GetVisibility()
+
+
+def test_the_plot_goes_to_the_slice_that_is_clicked_and_to_the_worst(driver, opened):
+    from PySide6 import QtCore, QtTest
+
+    from MedGenSlicerLib import views
+
+    panel = opened(**QUICK)
+    driver.run(panel, 120)
+    tools = panel.tools
+    slices = tools.slices()
+    chart = tools.plot
+    chart.resize(300, chart.height())
+    across, _down = chart.place(1)
+    QtTest.QTest.mouseClick(chart, QtCore.Qt.LeftButton, QtCore.Qt.NoModifier, QtCore.QPoint(across, 40))
+    driver.process()
+    assert views.slice_plane("MedGenLeft")[0][2] == pytest.approx(slices["s_mm"][1], abs=0.1)
+    assert views.slice_plane("Red")[0][2] == pytest.approx(slices["s_mm"][1], abs=0.1)
+    assert tools.plot.shown == 1 and f"{slices['p_diseased'][1]:.2f}" in tools.chance.text()
+    driver.click(tools.worst)
+    assert tools.plot.shown == int(np.argmax(slices["p_diseased"]))
+
+
+def test_a_moved_guidance_redraws_the_shown_slice_from_the_cache(driver, opened):
+    from MedGenSlicerLib import jobs, live_slice, provenance, views
+
+    panel = opened(**QUICK)
+    driver.run(panel, 120)
+    tools, results = panel.tools, len(panel.state.results())
+    tools.live.setChecked(True)
+    driver.wait(lambda: tools.live_slice.node(live_slice.MAP) is not None, 60)
+    assert "from the cache" in tools.live_words.text()  # the whole run has encoded this slice
+    healthy = tools.live_slice.node(live_slice.HEALTHY)
+    before = voxels(healthy).copy()
+    tools.guidance.setValue(300)
+    tools.guidance.setValue(290)  # debounced: the first is never asked for
+    assert panel.state.value(panel.method, "guidance") == pytest.approx(1000 ** (290 / 300), rel=0.05)
+    driver.wait(lambda: not np.array_equal(voxels(healthy), before), 60)
+    assert "from the cache" in tools.live_words.text()
+    assert provenance.is_synthetic(healthy)
+    assert views.composite("MedGenMiddle").GetBackgroundVolumeID() == healthy.GetID()
+    tools.level.setValue(6)
+    driver.wait(lambda: "encoded and decoded" in tools.live_words.text(), 60)
+    assert len(panel.state.results()) == results  # a live slice is no result
+    assert len(jobs.controller().tickets) == 1  # nor a job that the user sees
+    tools.live.setChecked(False)
+    driver.process()
+    assert tools.live_slice.node(live_slice.MAP) is None
+    assert views.composite("MedGenMiddle").GetBackgroundVolumeID() == by_output(panel)["healthy_FLAIR"].GetID()
+
+
+def test_scene_close_while_a_slice_is_redrawn_leaves_nothing(driver, opened):
+    from MedGenSlicerLib import live_slice
+
+    panel = opened(steps=100, noise_level=200)
+    panel.tools.live.setChecked(True)
+    driver.wait(lambda: panel.tools.live_slice.job is not None, 30)
+    driver.scene.Clear(False)
+    driver.process(600)
+    assert panel.tools.live_slice.node(live_slice.MAP) is None
+    assert driver.scene.GetFirstNodeByName("Live map") is None
+    assert panel.tools.triple() is None and not panel.tools.three.isEnabled()
+
+
+def test_the_threshold_shows_at_once_and_makes_a_segment_that_can_be_corrected(driver, opened):
+    import slicer
+
+    from MedGenSlicerLib import correction, node_bridge
+
+    panel = opened(**QUICK)
+    driver.run(panel, 120)
+    cut, change = panel.tools.threshold, by_output(panel)["anomaly_map"]
+    assert cut.node() is change
+    values = np.random.default_rng(0).uniform(0, 0.9, voxels(change).shape).astype(np.float32)
+    slicer.util.updateVolumeFromArray(change, values)  # networks of three steps change next to nothing
+    panel.update()
+    display = change.GetDisplayNode()
+    highest = float(voxels(change).max())
+    cut.slider.setValue(250)
+    assert display.GetLowerThreshold() == pytest.approx(highest / 2, rel=0.02) and display.GetApplyThreshold()
+    expected = voxels(change) > cut.threshold()
+    millilitres = expected.sum() * 3.5 * 3.5 * 14 / 1000
+    assert cut.volume.text() == f"{millilitres:.1f} ml"
+    cut.smallest.setValue(0)
+    before = len(panel.state.results())
+    driver.click(cut.make)
+    driver.wait(lambda: len(panel.state.results()) == before + 1, 20)
+    made = panel.state.results()[-1]
+    image = node_bridge.label_image(made, panel.inputs.reference())
+    assert np.array_equal(node_bridge.sitk.GetArrayFromImage(image) > 0, expected)
+    assert made.GetAttribute("MedGen.output") == "threshold" and not correction.edited(made)
+    cut.take_otsu()
+    assert 0 < cut.threshold() < highest
+    driver.click(cut.make)
+    driver.wait(lambda: len(panel.state.results()) == before + 2, 20)
+    assert panel.state.results()[-2] is made  # an older one is never overwritten
+
+
+def test_draws_show_their_mean_and_uncertainty_and_every_consensus_can_be_cut(driver, opened):
+    from MedGenSlicerLib import views
+
+    panel = opened("diffusion_segmentation", draws=3, steps=3)
+    ticket = driver.run(panel, 120)
+    assert ticket.state == "finished", ticket.error
+    made, tools = by_output(panel), panel.tools
+    names = [tools.threshold.combo.itemData(i) for i in range(tools.threshold.combo.count())]
+    assert names == [made[name].GetID() for name in ("mean", "votes", "staple")]
+    driver.click(tools.uncertainty)
+    assert {c.GetForegroundVolumeID() for c in views.composites()} >= {made["variance"].GetID()}
+    tools.threshold.combo.setCurrentIndex(2)
+    driver.process()
+    assert tools.threshold.node() is made["staple"]
+    assert not tools.live_section.isVisibleTo(tools.live_section.parentWidget())
+
+
+def test_a_lesion_is_drawn_into_a_ball_and_called_synthetic(driver, opened):
+    from MedGenSlicerLib import provenance, views
+
+    panel = opened("diffusion_edit", **QUICK)
+    assert "region" in panel.reason_off().lower()
+    views.show_background(panel.inputs.reference())
+    panel.extra.radius.setValue(25)
+    driver.click(panel.extra.ball)
+    driver.wait(lambda: panel.state.input_node("region") is not None, 20)
+    driver.process()
+    assert panel.reason_off() == ""
+    ticket = driver.run(panel, 120)
+    assert ticket.state == "finished", ticket.error
+    made = by_output(panel)
+    assert provenance.is_synthetic(made["edited_FLAIR"]) and "(synthetic)" in made["edited_FLAIR"].GetName()
+    assert panel.tools.triple() == (panel.inputs.reference(), made["edited_FLAIR"], made["difference"])
+
+
+def test_a_whole_volume_tells_its_slices_and_is_cancelled(driver, opened):
+    panel = opened(steps=200, noise_level=200)
+    ticket = driver.apply(panel)
+    driver.wait(lambda: ticket.stage == "Encoding" or ticket.ended, 60)
+    driver.click(panel.run_bar.button)
+    driver.wait(lambda: ticket.ended, 20)
+    assert ticket.state == "cancelled" and not panel.state.results()
+
+
+def test_segmentation_ensembles_are_offered_in_both_modules(driver):
+    assert "diffusion_segmentation" in driver.open("MedGenSegment").panel.chooser.methods
+    assert "diffusion_segmentation" in driver.open("MedGenAnomaly").panel.chooser.methods
+    assert "diffusion_anomaly_slice" not in driver.open("MedGenAnomaly").panel.chooser.methods
