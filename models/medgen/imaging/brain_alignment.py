@@ -73,7 +73,7 @@ def strip_brain(scan: sitk.Image, mask: sitk.Image | None = None, working_mm: fl
         )
     if millilitres < SMALLEST_BRAIN_ML:
         raise BadInput(f"The T1 or its mask shows {millilitres:.0f} ml of brain; a whole brain is needed.")
-    flat = n4(coarse, brain) if to_array(coarse)[inside].std() > 0 else coarse
+    flat = n4(coarse, brain, shrink_mm=8.0) if to_array(coarse)[inside].std() > 0 else coarse
     values = to_array(flat)
     scaled = scale_t1(values, inside)
     unit = float(np.percentile(values[inside], PERCENTILE)) / BRIGHT
@@ -100,6 +100,7 @@ def align_brain(moving: sitk.Image, template: sitk.Image) -> sitk.AffineTransfor
     way.SetSmoothingSigmasPerLevel([4, 0])
     way.SmoothingSigmasAreSpecifiedInPhysicalUnitsOn()
     way.SetInitialTransform(start, inPlace=True)
+    way.SetNumberOfThreads(1)  # several would add up in another order every time
     way.Execute(template, coarse)
     return start
 

@@ -182,7 +182,7 @@ TRAINING = _own(
     "Some of the rendered brains that the starter weights learnt from: what copies are looked for in.",
     (),
     (Image("brains", "Brains learnt from", kind="set"),),
-    (Int("count", "Brains", 20, "Two of each of the 14 heads are kept.", minimum=4, maximum=28), SIZE),
+    (Int("count", "Brains", 20, "Two of each of the 14 heads are kept.", minimum=4, maximum=28),),
     weights=(TRAINING_SET,),
     synthetic=False,
 )
