@@ -42,19 +42,14 @@ def names(node: Optional[Any]) -> list[str]:
 
 def image_of(code: Any) -> Optional[Any]:
     """The volume that the run which made the code made of it; None for a code that was loaded or drawn."""
-    time = code.GetAttribute(provenance.PREFIX + "time")
-    for wanted in PICTURES if time else ():
-        for node in slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode"):
-            same_run = node.GetAttribute(provenance.PREFIX + "time") == time
-            if same_run and node.GetAttribute(provenance.PREFIX + "output") == wanted:
-                return node
-    return None
+    found = (of_run(code, "vtkMRMLScalarVolumeNode", output) for output in PICTURES)
+    return next((node for node in found if node is not None), None)
 
 
-def transform_of(code: Any, output: str) -> Optional[Any]:
-    """A transform that the run which made the code found."""
+def of_run(code: Any, node_class: str, output: str) -> Optional[Any]:
+    """What the run that made the code gave beside it; None for a code that was loaded or drawn."""
     time = code.GetAttribute(provenance.PREFIX + "time")
-    for node in slicer.util.getNodesByClass("vtkMRMLLinearTransformNode") if time else ():
+    for node in slicer.util.getNodesByClass(node_class) if time else ():
         same_run = node.GetAttribute(provenance.PREFIX + "time") == time
         if same_run and node.GetAttribute(provenance.PREFIX + "output") == output:
             return node

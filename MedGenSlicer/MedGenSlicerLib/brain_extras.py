@@ -186,6 +186,7 @@ class MixTools(Previews):
             _("{n} of {all} from A").format(n=crossover, all=method.parameter("crossover").maximum)
         )
         pair = self.pair()
+        self._take_noise()
         coarse, fine = (brain_codes.names(node) for node in pair) if pair is not None else ([], [])
         self.grid.set_donors(coarse, fine)
         rows = state.value(method, "row_a") - 1, state.value(method, "row_b") - 1
@@ -198,6 +199,17 @@ class MixTools(Previews):
         )
         self.draw.setEnabled(self._draw_job is None)
         self.follow_settings((crossover, rows, tuple(node.GetID() for node in pair) if pair is not None else ()))
+
+    def _take_noise(self) -> None:
+        """A projected brain brings the noise maps that were found with it; offered once a code, then the user's."""
+        state, ports = self.panel.state, {port.name for port in self.panel.method.inputs}
+        for which in ("a", "b"):
+            code = state.input_node(which)
+            code_id = code.GetID() if code is not None else ""
+            if f"noise_{which}" in ports and state.option(f"noise_of_{which}", "") != code_id:
+                state.set_option(f"noise_of_{which}", code_id)
+                noise = brain_codes.of_run(code, "vtkMRMLTextNode", "noise") if code is not None else None
+                state.set_input_nodes(f"noise_{which}", [noise] if noise is not None else [])
 
     def reason_off(self) -> str:
         pair, state = self.pair(), self.panel.state

@@ -25,7 +25,7 @@ def read_steps(folder: Path, made: list[Any]) -> Steps:
     sequence.SetName(folder.name)
     sequence.SetIndexName("image")
     sequence.SetIndexUnit("")
-    for path in files:
+    for number, path in enumerate(files):
         try:
             image = sitk.ReadImage(str(path))
         except RuntimeError:
@@ -36,5 +36,5 @@ def read_steps(folder: Path, made: list[Any]) -> Steps:
         node = slicer.vtkMRMLScalarVolumeNode()
         node.SetName(path.name)
         yield from node_bridge.fill_volume_steps(node, image)
-        sequence.SetDataNodeAtValue(node, path.name)
+        sequence.SetDataNodeAtValue(node, str(number))
     made.append(slicer.mrmlScene.AddNode(sequence))

@@ -18,7 +18,7 @@ _open: list[Any] = []  # keeps the dialog alive in PythonQt
 
 def card_of(method: MethodSpec) -> Optional[dict[str, Any]]:
     """The card.json of the method's starter weights, None if it has none."""
-    for folder in weights.weights_folders(method.id):
+    for folder in weights.weights_folders(method.weights_id):
         try:
             return weights.load_card(folder)
         except BadInput:

@@ -200,7 +200,8 @@ class MethodPanel:
     @staticmethod
     def _weights_names(method: MethodSpec) -> list[str]:
         """The declared starters first, then the user's own."""
-        own = [path.name for path in weights.list_weights(method.id) if path.name not in method.weights]
+        found = weights.list_weights(method.weights_id)  # starters that it does not declare are for its siblings
+        own = [path.name for path in found if weights.STARTER_WEIGHTS not in path.parents]
         return [*method.weights, *own]
 
     def _set_option(self, name: str, value: Any) -> None:

@@ -23,10 +23,12 @@ from MedGenSlicerLib import (
     views,
     widgets,
 )
+from MedGenSlicerLib.gate_tools import GateTools
 from MedGenSlicerLib.inputs_form import InputsForm
 from MedGenSlicerLib.jobs import Ticket
 
 REVIEW, HEAD = "synthetic_ct_review", "multiplanar_unet"
+GATED = ("ct", "mr", "spr")  # not what was overridden by hand
 UNCERTAINTY = ("uncertainty", "spread")  # what methods call it
 IMAGE_ROLE, OVERRIDE = "synthetic_ct.image", "override"
 SEGMENT = spec.Mask(OVERRIDE, "Segment", help="The segment whose voxels get the value; + paints a new one.")
@@ -47,6 +49,7 @@ class SyntheticCtTools:
         button, inside = widgets.section(layout, _("Check"), _("Against a reference, and along a line."), True)
         self._build_check(inside)
         self.sections.append(button)
+        self.gate = GateTools(panel, layout, GATED)
         for each in self.sections:  # what a folded section hid comes back as it was made, not as it should be
             each.contentsCollapsed.connect(lambda *_a: self.update())
 
@@ -102,6 +105,7 @@ class SyntheticCtTools:
         tooltip = _("Errors by region, difference map, histogram and water-equivalent depths, in the background.")
         self.check.setToolTip(off or tooltip)
         self.form.show_warnings()
+        self.gate.update()
 
     def feed_segments(self) -> None:
         """A body, bone or air segment of this MR that was corrected by hand, or made with 'Bone and air', goes into the
@@ -125,6 +129,7 @@ class SyntheticCtTools:
 
     def job_ended(self, ticket: Ticket) -> None:
         """A job of this panel has ended: the newest image is chosen, a check is arranged in the views."""
+        self.gate.job_ended(ticket)
         if ticket is self._told or not ticket.results():
             return
         self._told = ticket
@@ -156,6 +161,7 @@ class SyntheticCtTools:
     def cleanup(self) -> None:
         if self._stop is not None:
             self._stop()
+        self.gate.cleanup()
         for form in (self.form, self.correct.form):
             for row in form.rows.values():
                 row.selector.setMRMLScene(None)

@@ -9,6 +9,7 @@ import qt
 from slicer.i18n import tr as _
 
 from MedGenSlicerLib import frames, provenance, views, widgets, wipe
+from MedGenSlicerLib.gate_tools import GATE, GateTools
 from MedGenSlicerLib.jobs import Ticket
 
 MAIN = ("inpainted", "restyled")  # outputs that stand for their run
@@ -46,6 +47,7 @@ class UltrasoundTools:
         self.outline.setChecked(True)
         self.outline.toggled.connect(lambda *_a: self.show_outline())
         inside.addLayout(widgets.row(self.mean, self.spread, self.outline, stretch=2))
+        self.gate = GateTools(panel, layout, MAIN)
         self.update()
 
     # --------------------------------------------------------------------------------------------------------- results
@@ -91,6 +93,7 @@ class UltrasoundTools:
         number = frames.browser_of(samples).GetSelectedItemNumber() + 1 if count else 1
         self.sample_slider.setValue(number)
         self.sample_slider.blockSignals(False)
+        self.gate.update()
         self.sample_label.setText(_("Sample {n} of {all}").format(n=number, all=count) if count else _("Samples"))
 
     def _has_sample_number(self) -> bool:
@@ -100,7 +103,8 @@ class UltrasoundTools:
     def job_ended(self, ticket: Ticket) -> None:
         """A job of this panel has ended: its result beside the frame, what was filled outlined; found artefacts become
         the mask."""
-        if ticket is self._told or not ticket.results():
+        self.gate.job_ended(ticket)
+        if ticket is self._told or not ticket.results() or ticket.method.id == GATE:
             return
         self._told = ticket
         self.wipe.end()
@@ -193,6 +197,7 @@ class UltrasoundTools:
 
     def cleanup(self) -> None:
         self.wipe.end()
+        self.gate.cleanup()
 
 
 def show_as_spread(node: Any) -> None:

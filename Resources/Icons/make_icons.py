@@ -124,6 +124,23 @@ def ultrasound(p: Painter) -> None:
     p.drawEllipse(QtCore.QRectF(52, 56, 26, 22))
 
 
+def brain_style(p: Painter) -> None:
+    """The outline of one brain, the folds of another."""
+    tile(p, "#7a4a86")
+    for left, colour in ((True, "#ffffff"), (False, AMBER)):
+        p.save()
+        p.setClipRect(QtCore.QRectF(0 if left else 64, 0, 64, 128))
+        fill(p, colour)
+        p.drawEllipse(QtCore.QRectF(28, 20, 72, 88))
+        p.restore()
+    pen(p, "#7a4a86", 5)
+    p.setBrush(QtCore.Qt.NoBrush)
+    for x, y, start in ((36, 34, 40), (40, 58, 60), (38, 80, 20), (70, 34, 60), (68, 58, 40), (70, 80, 80)):
+        p.drawArc(QtCore.QRectF(x, y, 22, 18), start * 16, 200 * 16)
+    pen(p, "#7a4a86", 4)
+    p.drawLine(64, 20, 64, 108)
+
+
 def job_list(p: Painter) -> None:
     tile(p, INK)
     for y, done, colour in ((30, 68, TEAL), (56, 46, AMBER), (82, 18, PALE)):
@@ -200,6 +217,7 @@ def main() -> None:
         "Segment": segment,
         "SyntheticCT": synthetic_ct,
         "Ultrasound": ultrasound,
+        "BrainStyle": brain_style,
         "Jobs": job_list,
         "Batch": stack,
     }

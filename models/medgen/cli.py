@@ -185,6 +185,40 @@ def batch(
         raise MedGenError(f"{len(failed)} of {len(rows)} cases failed; the report and {folder / 'status.csv'} say why.")
 
 
+@app.command()
+def cohort(
+    method: Annotated[str, typer.Argument(help="A method that makes images from a seed, as brain_stylegan.")],
+    folder: Folder,
+    count: Annotated[int, typer.Option("--count", "-n", min=1, max=10000, help="How many images.")] = 20,
+    real: Annotated[Path | None, typer.Option(help="Real images for the gate; left out: those it learnt from.")] = None,
+    parameters: Annotated[list[str] | None, typer.Option("--parameter", "-p", help="name=value.")] = None,
+    gate: Annotated[list[str] | None, typer.Option(help="name=value for the gate; without, one run.")] = None,
+    weights: Annotated[str | None, typer.Option(help="A weights file other than the method's own.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the first image; each further one takes the next.")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda:0 ...")] = "auto",
+) -> None:
+    """Make synthetic images, a manifest, and the gate's report: whether they copy a patient or repeat themselves."""
+    from medgen.cohort import FEWEST, GATE_METHOD, REPORT, Cohort, check_cohort, make_cohort
+    from medgen.worker.local import LocalWorker
+
+    spec = find_method(method)
+    given = spec.check_parameters(pairs(parameters or [], "a parameter"))
+    asked = Cohort(spec, count, folder, seed, given, device, weights, real)
+    if gate:
+        asked.gate = find_method(GATE_METHOD).check_parameters(pairs(gate, "a parameter"))
+    with LocalWorker() as worker:
+        files = make_cohort(asked, worker, lambda line: say.print(line, markup=False))
+        if count < FEWEST:
+            say.print(f"The gate needs at least {FEWEST} images: no report was made.", markup=False)
+            return
+        say.print("Checking with the gate", markup=False)
+        with JobBar("Gate") as bar:
+            flags = check_cohort(asked, files, worker, bar.show)
+    for flag, raised, why in zip(flags["flag"], flags["raised"], flags["why"], strict=True):
+        out.print(f"{flag}: {raised} ({why})", markup=False)
+    out.print(str(folder / REPORT), markup=False)
+
+
 class JobBar:
     """A progress bar that follows a job's events; a line a stage where there is no terminal."""
 

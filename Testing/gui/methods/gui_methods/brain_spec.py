@@ -1,4 +1,6 @@
-"""Declarations as `brain_stylegan` has them, for balls with a hole: what the panel of brains is clicked through with."""
+"""Declarations as `brain_stylegan` has them, for balls with a hole: what the panel of brains is tried with."""
+
+from dataclasses import replace
 
 from medgen.spec import Choice, Float, Image, Int, Mask, MethodSpec, Paper, Table, Transform
 
@@ -36,7 +38,8 @@ SPECS = (
            (Image("brains", "Brains", kind="set", synthetic=True), CODES),
            (Int("count", "How many", 1, "Balls.", minimum=1, maximum=100), TRUNCATION, SIZE)),
     method("gui_brain_mix", "Mix two balls", "mix", PAIR,
-           (Image("mix", "Mix", synthetic=True), Image("a", "A", synthetic=True), Image("b", "B", synthetic=True), CODES),
+           (Image("mix", "Mix", synthetic=True), Image("a", "A", synthetic=True), Image("b", "B", synthetic=True),
+            CODES),
            (CROSSOVER, Int("row_a", "Row of A", 1, "Of the table.", advanced=True, minimum=1),
             Int("row_b", "Row of B", 1, "Of the table.", advanced=True, minimum=1), SIZE)),
     method("gui_brain_grid", "Matrix of mixes", "grid",
@@ -50,4 +53,7 @@ SPECS = (
     method("gui_brain_training_set", "Balls it learnt from", "training_set", (),
            (Image("brains", "Training brains", kind="set"),),
            (Int("count", "How many", 8, "Balls.", minimum=4, maximum=100),)),
+    replace(method("gui_volumes", "Volumes of a ball", "volumes", (Image("image", "MR image", modality="MR"),),
+                   (Table("volumes", "Volumes"),), (Choice("orientations", "Quality", "1", options={"1": "fast"}),)),
+            family="test"),
 )  # fmt: skip

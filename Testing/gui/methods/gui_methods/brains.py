@@ -97,3 +97,13 @@ def project(inputs, parameters, context):
 def training_set(inputs, parameters, context):
     wait(parameters, context)
     return {"brains": [ball(code_of(1000 + n, 1.0)) for n in range(parameters["count"])]}
+
+
+def volumes(inputs, parameters, context):
+    """Counts the hole as ventricles and the rest of the ball as white matter."""
+    values = sitk.GetArrayViewFromImage(inputs["image"])
+    ml = float(np.prod(inputs["image"].GetSpacing())) / 1000
+    hole, ball = int(np.isclose(values, 0.3).sum()), int((values > 0.5).sum())
+    return {
+        "volumes": {"structure": ["Lateral ventricles", "Cerebral white matter"], "volume_ml": [hole * ml, ball * ml]}
+    }
