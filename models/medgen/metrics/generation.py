@@ -57,6 +57,14 @@ def mahalanobis_floor(samples: int, dimensions: int) -> float:
     return math.sqrt(p * (n * n - 1) / (n * (n - p - 2))) if n > p + 2 else math.inf
 
 
+def batch_mmd(a: Tensor, b: Tensor) -> float:
+    """Squared maximum mean discrepancy of two batches [n, ...] with the dot product as kernel: (sum of the products
+    within a + within b - 2 between) / n^2. That is |mean a - mean b|^2: it is blind to how a batch varies."""
+    x, y = a.flatten(1).double(), b.flatten(1).double()
+    n = len(x)
+    return float(((x @ x.T).sum() + (y @ y.T).sum() - 2 * (x @ y.T).sum()) / n**2)
+
+
 # ------------------------------------------------------------------------------------------------ structural similarity
 
 

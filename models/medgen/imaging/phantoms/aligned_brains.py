@@ -52,7 +52,7 @@ class AlignedBrains:
 
     def values(self, numbers: Array, pool: int = 1) -> Float32:
         """float32 [m, k, j, i], 0..1, blocks of pool^3 voxels averaged."""
-        found = self.images[numbers].astype(np.float32) / 255
+        found = self.images[numbers].astype(np.float32) / np.float32(255)
         return np.stack([pooled(image, pool) for image in found]) if pool > 1 else found
 
 
@@ -95,10 +95,11 @@ def render_aligned_brains(
         progress.report("Rendering brains", 0.3 + 0.7 * (number + 1) / len(heads), f"head {head}")
     folder.mkdir(parents=True, exist_ok=True)
     table = np.array(rows, np.float32)
-    found = (np.stack(images), table, to_array(template).astype(np.float32), ventricles / max(trained, 1))
-    for name, array in zip(PARTS, found, strict=True):
-        np.save(folder / f"{name}.npy", array)
-    return AlignedBrains(*found)
+    shares = (ventricles / max(trained, 1)).astype(np.float32)
+    found = AlignedBrains(np.stack(images), table, to_array(template).astype(np.float32), shares)
+    for name in PARTS:
+        np.save(folder / f"{name}.npy", getattr(found, name))
+    return found
 
 
 @dataclass(frozen=True)
@@ -186,7 +187,7 @@ def _points(grid: sitk.Image, way: sitk.Transform, labels: sitk.Image) -> Float3
     return np.moveaxis(index[..., ::-1], -1, 0).astype(np.float32)
 
 
-def _atrophied(head: _Head, points: Float32, wide: float, open_: float) -> Array:
+def _atrophied(head: _Head, points: Array, wide: float, open_: float) -> Array:
     """Labels at the points, ventricles `wide` mm wider on every side, sulci opened by `open_` mm of cortex on both.
 
     What lies nearer to a ventricle than `wide` becomes ventricle; what lies at the distance d beyond it comes from
@@ -194,7 +195,7 @@ def _atrophied(head: _Head, points: Float32, wide: float, open_: float) -> Array
     """
     if wide > 0:
         distance = _at(head.to_ventricle, points, order=1)
-        push = wide * np.exp(-np.maximum(distance - wide, 0) / REACH_MM)
+        push: Array = wide * np.exp(-np.maximum(distance - wide, 0) / REACH_MM)
         points = points - np.stack([_at(part, points, order=1) for part in head.away[::-1]]) * push
     labels = _at(to_array(head.labels), points, order=0)
     if wide > 0:
@@ -203,5 +204,5 @@ def _atrophied(head: _Head, points: Float32, wide: float, open_: float) -> Array
     return labels
 
 
-def _at(values: Array, points: Float32, order: int) -> Array:
+def _at(values: Array, points: Array, order: int) -> Array:
     return ndimage.map_coordinates(values, points, order=order, mode="constant", cval=0 if order == 0 else 99.0)

@@ -107,7 +107,8 @@ def grid(inputs: Inputs, parameters: dict[str, Any], context: Context) -> dict[s
     """outputs: grid (row by row), codes of every cell. Each cell is shown as soon as it is made, as 'row,column'."""
     stored = stored_of(context)
     coarse, fine = (from_table(stored.network, inputs[name]) for name in ("coarse", "fine"))
-    cells, codes = [], []
+    cells: list[sitk.Image] = []
+    codes: list[Code] = []
     for row, first in enumerate(coarse):
         for column, second in enumerate(fine):
             _step(context, "Mixing", len(cells), len(coarse) * len(fine))

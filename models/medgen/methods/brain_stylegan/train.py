@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,11 +24,13 @@ from medgen.imaging.phantoms import TRAIN_HEADS
 from medgen.imaging.phantoms.aligned_brains import AlignedBrains, load_aligned_brains, render_aligned_brains
 from medgen.method import Progress
 from medgen.methods.brain_stylegan.learning import Config, Step, TrainedGenerator
+from medgen.methods.brain_stylegan.spec import TRAINING_SET
 from medgen.methods.brain_stylegan.stored import state_to_store
 from medgen.nets.stylegan3d import Architecture, Generator
 from medgen.training.export import export_weights
 from medgen.training.loop import LoopConfig
 from medgen.training.loop import train as train_loop
+from medgen.weights import load_card
 
 VARIANTS = {**dict.fromkeys(range(1, 15), 26), **dict.fromkeys(range(15, 21), 8)}
 GENERATOR, DISCRIMINATOR = "generator.pt", "discriminator.pt"  # of a stage, for the next one
@@ -116,6 +119,7 @@ def train(
         seen, folder = material(brains, stage.config.architecture), out / stage.weights.removesuffix(".safetensors")
         network, steps = train_stage(stage.config, seen, folder, before, seed, device, progress, stage.ema_decay)
         path, before = export(network, seen, out, stage.weights, steps, config, seed, device), folder
+    export_brains(brains, out)
     return path
 
 
@@ -171,11 +175,34 @@ def export(
     network: Generator, brains: Material, out: Path, weights: str, steps: int, config: str, seed: int, device: str
 ) -> Path:
     """The averaged generator with its card."""
-    voxel = FIELD_MM[2] / network.architecture.shape()[0]
-    card = {
-        "title": f"Brains, {voxel:g} mm",
-        "training_data": f"{len(brains.images) // 2} skull-stripped T1 brains, mirrored too, rendered from head label "
-        "maps 1 to 14: bent at random, ventricles and sulci widened as by atrophy; heads 15 to 20 are kept for tests.",
+    state, metadata = state_to_store(network, torch.from_numpy(brains.template))
+    export_weights(state, out, weights, card(steps, config, seed, device), metadata=metadata)
+    return out / weights
+
+
+def export_brains(brains: AlignedBrains, out: Path) -> Path:
+    """Two of each training head and the other heads as they are: what copies are looked for in, and what a quick proof
+    measures on. The card must be there already."""
+    table = brains.table
+    first, second = (brains.of_heads(TRAIN_HEADS)[table[brains.of_heads(TRAIN_HEADS), 1] == v] for v in (0, 5))
+    tested = np.flatnonzero((table[:, 1] == 0) & ~np.isin(table[:, 0], list(TRAIN_HEADS)))
+    state = {
+        "images": brains.images[[*first, *second]],
+        "tested": brains.images[tested],
+        "tested_ventricles": table[tested, 2],
+        "ventricles": brains.ventricles,
+    }
+    facts = {name: value for name, value in load_card(out).items() if name != "files"}
+    export_weights({name: torch.from_numpy(array) for name, array in state.items()}, out, TRAINING_SET, facts)
+    return out / TRAINING_SET
+
+
+def card(steps: int, config: str, seed: int, device: str) -> dict[str, Any]:
+    brains = sum(VARIANTS[head] for head in TRAIN_HEADS)
+    return {
+        "title": "Brains",
+        "training_data": f"{brains} skull-stripped T1 brains, mirrored too, rendered from head label maps 1 to 14, "
+        "bent at random, ventricles and sulci widened as by atrophy; heads 15 to 20 are kept for tests.",
         "command": f"medgen train brain_stylegan --config {config}",
         "seed": seed,
         "steps": steps,
@@ -187,6 +214,3 @@ def export(
         "known_failures": ["Lesions, infant brains and other contrasts than T1 were never seen."],
         "trained_on_rendered": True,
     }
-    state, metadata = state_to_store(network, torch.from_numpy(brains.template))
-    export_weights(state, out, weights, card, metadata=metadata)
-    return out / weights
