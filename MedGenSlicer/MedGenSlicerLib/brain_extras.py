@@ -75,6 +75,8 @@ class Previews:
 class SampleTools(Previews):
     """Seed and truncation as sliders, with what they make."""
 
+    shows = ("truncation",)
+
     def __init__(self, panel: Any, layout: Any) -> None:
         Previews.__init__(self, panel)
         layout.addWidget(self.picture)
@@ -132,6 +134,8 @@ class SampleTools(Previews):
 
 class MixTools(Previews):
     """The crossover as a slider with A, mix and B; the matrix of all pairs of donors."""
+
+    shows = ("crossover", "row_a", "row_b")
 
     def __init__(self, panel: Any, layout: Any) -> None:
         Previews.__init__(self, panel)

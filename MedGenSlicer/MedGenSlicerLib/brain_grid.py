@@ -56,6 +56,7 @@ class MixGrid(qt.QWidget):
         painter.setRenderHint(qt.QPainter.SmoothPixmapTransform)
         side = self.side()
         middle = int(qt.Qt.AlignCenter)
+        painter.setPen(qt.QPen(qt.QColor("#2b4257")))
         for column, name in enumerate(self.donors[1]):
             painter.drawText(LEFT + column * side, 0, side - GAP, TOP, middle, name)
         for row, name in enumerate(self.donors[0]):

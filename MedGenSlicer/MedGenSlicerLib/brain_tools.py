@@ -3,6 +3,7 @@ space, codes to and from files, the gate, a cohort. Beneath the results of MedGe
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any, Optional
 
@@ -102,17 +103,37 @@ class BrainTools:
         self.update()
 
     def _name(self, made: dict[str, Any]) -> None:
-        """A drawn brain and its code are called by their seed, a patient's code by the patient."""
+        """A drawn brain and its code are called by their seed, a mix by its donors, a patient's code by the patient."""
         code = made.get(brain_codes.OUTPUT)
         names = brain_codes.names(code) if code is not None else []
         if "brains" in made and names:
             several = f"{names[0]} - {names[-1]}" if len(names) > 1 else names[0]
             self._rename(made["brains"], _("Brain {name} (synthetic)").format(name=several))
             self._rename(code, _("Code of {name}").format(name=several))
+        elif "mix" in made:
+            first, second = (self._donor_name(made["mix"], which) for which in ("a", "b"))
+            both = _("{a} and {b}").format(a=first, b=second)
+            titles = {
+                "mix": _("Mix of {a} and {b} (synthetic)").format(a=first, b=second),
+                "a": _("{name} as A (synthetic)").format(name=first),
+                "b": _("{name} as B (synthetic)").format(name=second),
+                brain_codes.OUTPUT: _("Code of the mix of {both}").format(both=both),
+            }
+            for output, title in titles.items():
+                if output in made:
+                    self._rename(made[output], title)
         elif "reconstruction" in made and code is not None:
             patient = provenance.reference_of(made["reconstruction"])
             if patient is not None:
                 self._rename(code, _("Code of {name}").format(name=patient.GetName()))
+
+    @staticmethod
+    def _donor_name(mix: Any, which: str) -> str:
+        """What the row of the table is called that gave A or B."""
+        code = mix.GetNodeReference(provenance.INPUT_ROLE + which)
+        row = json.loads(mix.GetAttribute("MedGen.parameters") or "{}").get(f"row_{which}", 1)
+        names = brain_codes.names(code) if code is not None else []
+        return names[row - 1] if 0 < row <= len(names) else which.upper()
 
     @staticmethod
     def _rename(node: Any, name: str) -> None:

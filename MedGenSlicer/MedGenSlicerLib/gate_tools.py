@@ -96,6 +96,7 @@ class GateTools:
         if self.panel.state is None:
             return
         self.form.update(self.panel.state)
+        self.form.show_warnings()
         made = sum(frames.image_count(node) for node in self.synthetic())
         self.count.setText(_("{n} synthetic").format(n=made))
         self.learnt.setVisible(self._examples() is not None and not self.button.property("collapsed"))

@@ -126,7 +126,7 @@ class SeveralRow(InputRow):
     def __init__(self, port: spec.Port, form: InputsForm) -> None:
         super().__init__(port, form)
         images = isinstance(port, spec.Image)
-        self.selector.setProperty("noneDisplay", _("Add an image...") if images else _("Add a plane..."))
+        self.selector.setProperty("noneDisplay", _("Add...") if images else _("Add a plane..."))
         if images:
             tooltip = _("Adds every image file of a folder: they are read into one sequence.")
             self.layout.addWidget(widgets.tool("", tooltip, self._ask_folder, _("Folder...")))
@@ -170,6 +170,8 @@ class SeveralRow(InputRow):
     def update(self, state: PanelState) -> None:
         chosen = state.input_nodes(self.port.name)
         self.selector.setCurrentNode(None)
+        for unused in (self.segment, self.frames):  # a section that was folded shows them
+            unused.setVisible(False)
         if isinstance(self.port, spec.Image):
             count = sum(frames.image_count(node) for node in chosen)
             self.count.setText(_("{n} images").format(n=count) if count != 1 else _("1 image"))

@@ -31,7 +31,8 @@ from MedGenSlicerLib.run_bar import RunBar
 
 class MethodPanel:
     """`extras`: {method id: class}, made as `cls(panel, layout)` when the method is chosen; they may have `update()`,
-    `follow(ticket)`, called after every change of the job that is shown, `reason_off()` and `cleanup()`.
+    `follow(ticket)`, called after every change of the job that is shown, `reason_off()` and `cleanup()`, and name in
+    `shows` the parameters that they set themselves.
     `tools`: a class, made once as `cls(panel, layout)` between results and log; it has `update()`, called after every
     change, `job_ended(ticket)` and `cleanup()`."""
 
@@ -184,7 +185,7 @@ class MethodPanel:
         self.method = method
         self.run_bar.problem.say("")
         self.inputs.build(method)
-        self.parameters.build(method)
+        self.parameters.build(method, getattr(self.extras.get(method.id), "shows", ()))
         self.options_button.setVisible(True)
         self._end_extra()
         widgets.clear_layout(self._extra_layout)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Optional
 
 import qt
@@ -96,7 +96,8 @@ class ParametersForm:
         self.method: Optional[MethodSpec] = None
         self.state: Optional[PanelState] = None
 
-    def build(self, method: MethodSpec) -> None:
+    def build(self, method: MethodSpec, without: Sequence[str] = ()) -> None:
+        """without: parameters that another widget of the panel sets."""
         self.method, self.fields = method, {}
         for advanced, layout in self._layouts.items():
             widgets.clear_layout(layout)
@@ -105,7 +106,7 @@ class ParametersForm:
             form.setContentsMargins(0, 0, 0, 0)
             layout.addLayout(form)
             for parameter in method.parameters:
-                if parameter.advanced == advanced:
+                if parameter.advanced == advanced and parameter.name not in without:
                     self._add(form, parameter)
 
     def _add(self, form: Any, parameter: spec.Parameter) -> None:

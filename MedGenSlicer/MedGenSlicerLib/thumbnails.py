@@ -53,7 +53,8 @@ def axial(image: sitk.Image, limits: Optional[tuple[float, float]] = None) -> np
 
 def three_planes(image: sitk.Image, limits: Optional[tuple[float, float]] = None) -> np.ndarray:
     """The middle axial, coronal and sagittal slices beside each other, uint8, of one voxel size."""
-    values = sitk.GetArrayViewFromImage(_upright(image))
+    upright = _upright(image)  # the view below needs it to stay
+    values = sitk.GetArrayViewFromImage(upright)
     k, j, i = (n // 2 for n in values.shape)
     planes = [values[k], values[::-1, j], values[::-1, :, i]]
     height = max(plane.shape[0] for plane in planes)

@@ -247,10 +247,72 @@ def ultrasound(folder: Path) -> None:
     grab(widget.parent, folder / "MedGenUltrasound-style.png")
 
 
+def brain_style(folder: Path) -> None:
+    """Two drawn brains, the matrix of their like, the mix beside them; then a real brain being projected."""
+    from harness import views as drawn
+
+    from MedGenSlicerLib import method_catalogue, views
+
+    if not method_catalogue.has_weights("brain_stylegan"):
+        print("brain_stylegan has no weights here: MedGenBrainStyle is drawn as it opens")
+        grab(DRIVER.open("MedGenBrainStyle").parent, folder / "MedGenBrainStyle.png")
+        return
+    widget = DRIVER.open("MedGenBrainStyle")
+    panel = widget.panel
+    panel.chooser.choose("brain_stylegan")
+    DRIVER.process(200)
+    panel.extra.seed.setValue(7)
+    DRIVER.wait(lambda: not panel.extra.picture.empty(), 300)
+    grab(widget.parent, folder / "MedGenBrainStyle-draw.png")
+    panel.chooser.choose("brain_stylegan_mix")
+    DRIVER.process(100)
+    extra = panel.extra
+    extra.draw_donors()
+    DRIVER.wait(lambda: len(extra.grid.donors[0]) == 5, 300)
+    extra.fill_or_stop()
+    DRIVER.wait(lambda: not extra.filling(), 600)
+    extra.pick(0, 2)
+    DRIVER.wait(lambda: not extra.picture.empty() and not panel.controller.quick, 300)
+    ticket = DRIVER.run(panel, 600)
+    assert ticket.state == "finished", ticket.error
+    panel.tools.look.start_measuring()
+    DRIVER.wait(lambda: len(panel.tools.look.volumes) == 3 and panel.tools.made("brain_volumes") is not None, 1200)
+    pictures = []
+    for place in views.PLACES:
+        pictures.append(folder / f".brain-{place}.png")
+        drawn.draw_slice(f"MedGen{place}", pictures[-1], VIEW, VIEW)
+    panel.tools.look.difference("a")
+    DRIVER.wait(lambda: panel.tools.made("difference") is not None, 60)
+    pictures.append(folder / ".brain-difference.png")
+    drawn.draw_slice("MedGenRight", pictures[-1], VIEW, VIEW)
+    beside(grab(widget.parent, folder / ".brain-panel.png"), pictures, folder / "MedGenBrainStyle.png")
+    volume = stripped_brain()
+    panel.chooser.choose("brain_stylegan_project")
+    panel.inputs.rows["image"].selector.setCurrentNode(volume)
+    DRIVER.wait(lambda: not panel.extra.target.empty(), 60)
+    ticket = DRIVER.apply(panel)
+    DRIVER.wait(lambda: ticket.ended or ticket.fraction > 0.6, 1200)
+    assert not ticket.error, ticket.error
+    grab(widget.parent, folder / "MedGenBrainStyle-project.png")
+    DRIVER.wait(lambda: ticket.ended, 1200)
+
+
+def stripped_brain():
+    """The skull-stripped MNI152 T1 that nilearn ships."""
+    import slicer
+    from nilearn import datasets
+
+    path = Path(slicer.app.temporaryPath) / "MNI152.nii.gz"
+    datasets.load_mni152_template(resolution=2).to_filename(path)
+    volume = slicer.util.loadVolume(str(path))
+    volume.SetName("MNI152 T1")
+    return volume
+
+
 def other_panels(folder: Path) -> None:
     """Every other module, as it opens."""
     for name in harness.module_names():
-        if name not in ("MedGenSegment", "MedGenSyntheticCT", "MedGenUltrasound"):
+        if name not in ("MedGenSegment", "MedGenSyntheticCT", "MedGenUltrasound", "MedGenBrainStyle"):
             widget = DRIVER.open(name)
             if hasattr(widget, "environment"):
                 widget.environment.folders.setText("")
@@ -293,6 +355,7 @@ def main() -> None:
         other_panels,
         synthetic_ct,
         ultrasound,
+        brain_style,
     ]:
         take(folder)
     jobs.controller().shut_down()
