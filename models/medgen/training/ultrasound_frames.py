@@ -160,6 +160,27 @@ def pydicom_example(file: str) -> list[sitk.Image]:
     return [sitk.GetImageFromArray(frame, isVector=True) for frame in frames]
 
 
+def masked_muscle() -> list[tuple[UltrasoundFrame, Array]]:
+    """DL_Track's frames with the masks of their aponeuroses (bool, as large as the frame), of all layouts and splits;
+    empty without the shared data."""
+    from PIL import Image
+
+    folder = shared_folder()
+    if folder is None:
+        return []
+    found = []
+    for path in sorted((folder / SOURCES["dltrack"].folder / "apo_images").glob("*.png")):
+        with Image.open(path) as picture, Image.open(path.parents[1] / "apo_masks" / path.name) as drawn:
+            group = _group("dltrack", path, picture.size)
+            grey: Array = np.asarray(picture.convert("L"), np.float32) / 255
+            mask: Array = np.asarray(drawn.convert("L")) > 127
+        grey, mask = (part[SCREENS.get(group, ())] for part in (grey, mask))
+        frame = cropped_frame(grey, "dltrack", group, path.name)
+        if frame is not None:
+            found.append((frame, mask[bounding_box(fan_mask(grey))]))
+    return found
+
+
 def simulated_frame(rng: np.random.Generator, needle: bool | None = None, size: int = 256) -> UltrasoundFrame:
     """A fresh scene through a fresh machine; needle as in `random_scene`."""
     machine = random_machine(rng)

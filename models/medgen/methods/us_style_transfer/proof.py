@@ -8,22 +8,21 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 
-from medgen.imaging.phantoms.bmode import CYST, VESSEL, Machine, Scene, image_scene, random_scene
 from medgen.method import Progress, SilentProgress
 from medgen.methods.us_style_transfer.infer import SHARED, Prepared, prepared_frame, restyle, styles_around
 from medgen.methods.us_style_transfer.loss import Distances, kl_to_normal
 from medgen.methods.us_style_transfer.net import Kind, Posterior
+from medgen.methods.us_style_transfer.proof_segmentation import REAL_LABELLED, augmentation_dice, real_mask_dice
 from medgen.methods.us_style_transfer.spec import STYLE_TRANSFER
 from medgen.methods.us_style_transfer.style import Styler, edge_correlation
 from medgen.methods.us_style_transfer.train import (
@@ -33,22 +32,15 @@ from medgen.methods.us_style_transfer.train import (
     style_map_of,
     train_network,
 )
-from medgen.metrics.overlap import dice
-from medgen.nets.unet2d import UNet2d
 from medgen.nets.vgg import gram, load_vgg
 from medgen.proofs import Mode, check, verdict
+from medgen.shared_data import shared_folder
 from medgen.training.ultrasound_frames import UltrasoundFrame, real_frames
 from medgen.weights import checked_weights
 
 Checks = list[dict[str, Any]]
 Picture = npt.NDArray[np.float32]
 LONGEST = 192  # of a frame in the first two checks
-SIDE, LABELLED, OTHERS, TESTED = 64, 10, 100, 50  # of the third: pixels, frames of look B, of look A, of B to test on
-STEPS, BATCH, WIDTH = 160, 12, 8
-# two machines on the same kind of scenes: A, a phantom's look, sharp, bright and clean; B blurred, dark and noisy
-LOOK_A = Machine(axial_mm=0.3, lateral_mm=0.6, dynamic_range_db=65, gain_db=-8, grey=0.9, noise_db=-70)
-LOOK_B = Machine(axial_mm=0.55, lateral_mm=1.3, dynamic_range_db=45, gain_db=-18, grey=1.2, noise_db=-48,
-                 tgc_error_db=-8)  # fmt: skip
 
 
 def prove(mode: Mode = "normal", seed: int = 0, progress: Progress | None = None) -> dict[str, Any]:
@@ -70,6 +62,7 @@ def prove(mode: Mode = "normal", seed: int = 0, progress: Progress | None = None
         skipped.append("Segmentation with restyled data is left out by --quick.")
     else:
         checks += _augmentation({"restyled": styler}, range(seed, seed + 3), progress)
+        checks += _real_masks({"restyled": styler}, range(seed, seed + 3), progress, skipped)
     if mode == "full":
         checks += _against_deterministic(seed, progress)
     else:
@@ -173,87 +166,7 @@ def _spread(styler: Styler, distances: Distances, frames: Sequence[UltrasoundFra
     ]
 
 
-# --------------------------------------------------------------------------------------------------------- augmentation
-
-
-@dataclass
-class Labelled:
-    images: list[Picture]
-    masks: list[npt.NDArray[np.bool_]]
-
-
-def _scene(rng: np.random.Generator) -> Scene:
-    """With at least one vessel or cyst, which are what is segmented; solid lesions look alike."""
-    while True:
-        scene = random_scene(rng, 40.0, needle=False, artefacts=False)
-        if any(e.label in (VESSEL, CYST) for e in scene.ellipses):
-            return scene
-
-
-def simulated(machine: Machine, count: int, key: tuple[int, ...]) -> Labelled:
-    rng = np.random.default_rng(key)
-    found = [image_scene(_scene(rng), machine, rng, (SIDE, SIDE)) for _ in range(count)]
-    return Labelled([f.image for f in found], [np.isin(f.labels, (VESSEL, CYST)) for f in found])
-
-
-def restyled(styler: Styler, source: Labelled, styles: Sequence[Picture], seed: int, temperature: float) -> Labelled:
-    """Every picture in the look of a random one of `styles`, drawn around it where the network has latents."""
-    generator, inside = torch.Generator().manual_seed(seed), np.ones((SIDE, SIDE), bool)
-    looks = [prepared_frame(picture, inside, SIDE) for picture in styles]
-    images = []
-    for picture in source.images:
-        look = looks[int(torch.randint(len(looks), (), generator=generator))]
-        vector = styles_around(styler, look, 2, temperature, generator)[1]
-        images.append(restyle(styler, prepared_frame(picture, inside, SIDE), vector, 1.0, True))
-    return Labelled(images, source.masks)
-
-
-def segmentation_dice(target: Labelled, others: Labelled | None, test: Labelled, seed: int) -> float:
-    """Mean Dice on the test pictures after training on the target's and, half of every batch, the others'."""
-    torch.manual_seed(seed)
-    network = UNet2d(1, WIDTH, 3)
-    optimiser = torch.optim.Adam(network.parameters(), 2e-3)
-    rng = np.random.default_rng((seed, 5))
-    sets = [target] if others is None else [target, others]
-    for step in range(STEPS):
-        for group in optimiser.param_groups:
-            group["lr"] = 2e-3 * (0.52 + 0.48 * np.cos(np.pi * step / STEPS))
-        images, masks = _batch(sets, rng)
-        logits = network(images)
-        overlap = (2 * (logits.sigmoid() * masks).sum() + 1) / (logits.sigmoid().sum() + masks.sum() + 1)
-        loss = F.binary_cross_entropy_with_logits(logits, masks) + 1 - overlap
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-    network.eval()
-    with torch.no_grad():
-        found = network(torch.from_numpy(np.stack(test.images)[:, None]))[:, 0].numpy() > 0
-    return float(np.mean([dice(a, b) for a, b in zip(found, test.masks, strict=True)]))
-
-
-def _batch(sets: Sequence[Labelled], rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-    """The same number from every set; mirrored, gamma 0.7 to 1.4, gain 0.8 to 1.25."""
-    images, masks = [], []
-    for number in range(BATCH):
-        chosen = sets[number % len(sets)]
-        pick, flip = int(rng.integers(len(chosen.images))), rng.random() < 0.5
-        image = chosen.images[pick] ** np.exp(rng.uniform(-0.35, 0.35)) * np.exp(rng.uniform(-0.22, 0.22))
-        images.append(image[:, ::-1] if flip else image)
-        masks.append(chosen.masks[pick][:, ::-1] if flip else chosen.masks[pick])
-    return (
-        torch.from_numpy(np.stack(images)[:, None].clip(0, 1).astype(np.float32)),
-        torch.from_numpy(np.stack(masks)[:, None].astype(np.float32)),
-    )
-
-
-def augmentation_dice(stylers: dict[str, Styler], seed: int) -> dict[str, float]:
-    """Dice by what was trained on: 'target' (10 of B), 'raw' (and 100 of A as they are), and for each styler 100 of A
-    in B's look. The 10 frames differ from seed to seed, the tested ones do not."""
-    target, others = simulated(LOOK_B, LABELLED, (seed, 1)), simulated(LOOK_A, OTHERS, (2,))
-    test = simulated(LOOK_B, TESTED, (3,))
-    sets = {name: restyled(styler, others, target.images, seed, 1.0) for name, styler in stylers.items()}
-    arms = {"target": None, "raw": others, **sets}
-    return {name: segmentation_dice(target, arm, test, seed) for name, arm in arms.items()}
+# --------------------------------------------------------------------------------------------------------- segmentation
 
 
 def _augmentation(stylers: dict[str, Styler], seeds: range, progress: Progress) -> Checks:
@@ -261,11 +174,30 @@ def _augmentation(stylers: dict[str, Styler], seeds: range, progress: Progress) 
     for number, seed in enumerate(seeds):
         progress.raise_if_cancelled()
         found.append(augmentation_dice(stylers, seed))
-        progress.report("Segmentation", 0.4 + 0.6 * (number + 1) / len(seeds))
+        progress.report("Segmentation", 0.4 + 0.3 * (number + 1) / len(seeds))
     mean = {name: float(np.mean([f[name] for f in found])) for name in found[0]}
     words = f"Dice on look B, {len(found)} seeds: 10 of B and 100 of A"
     return [check(f"{words} {name}, against 10 of B alone", mean[name], mean["target"], 0.05) for name in stylers] + [
         check(f"{words} {name}, against 100 of A as they are", mean[name], mean["raw"], 0.0) for name in stylers
+    ]
+
+
+def _real_masks(stylers: dict[str, Styler], seeds: range, progress: Progress, skipped: list[str]) -> Checks:
+    if shared_folder() is None:
+        skipped.append("The real masks are in the shared data, which is not on this machine.")
+        return []
+    found = []
+    for number, seed in enumerate(seeds):
+        progress.raise_if_cancelled()
+        found.append(real_mask_dice(stylers, seed))
+        progress.report("Segmentation, real masks", 0.7 + 0.3 * (number + 1) / len(seeds))
+    mean = {name: float(np.mean([f[name] for f in found])) for name in found[0]}
+    words = f"Dice of real aponeuroses, {len(found)} seeds: {REAL_LABELLED} of a screen layout and all of the others"
+    bars = (("the few alone", "target", 0.05), ("the others as they are", "raw", 0.0))
+    return [
+        check(f"{words} {name}, against {what}", mean[name], mean[arm], margin)
+        for name in stylers
+        for what, arm, margin in bars
     ]
 
 
