@@ -19,7 +19,7 @@ from medgen.method import Context, SilentProgress
 from medgen.methods.us_inpainting import train
 from medgen.methods.us_inpainting.filling import Filler, grown, regions
 from medgen.methods.us_inpainting.infer import run
-from medgen.methods.us_inpainting.loss import Weights, reconstruction_loss
+from medgen.methods.us_inpainting.loss import Weights, mean_loss, reconstruction_loss
 from medgen.methods.us_inpainting.masks import distance_inside, random_hole
 from medgen.methods.us_inpainting.needle import find_needle
 from medgen.methods.us_inpainting.net import HierarchicalInpainter, Shape, from_state, residual_kl, to_state
@@ -120,6 +120,13 @@ def test_reconstruction_weighs_the_depth_of_the_hole_and_the_level() -> None:
     # a constant error lives in the coarsest level alone, whose weight is r^0
     whole = reconstruction_loss(truth + 0.5, truth, truth, Weights(reconstruction=100))
     assert float(whole) == pytest.approx(100 * 0.25, rel=1e-5)
+
+
+def test_the_loss_of_the_mean_asks_for_no_blur() -> None:
+    torch.manual_seed(0)
+    truth = torch.full((1, 1, 400, 400), 0.5)
+    one, other = (truth + 0.1 + 0.3 * torch.randn_like(truth) for _ in range(2))
+    assert mean_loss(one, other, truth, Weights(mean=1.0)).item() == pytest.approx(0.1**2, abs=2e-3)  # not + 0.3**2
 
 
 def test_posterior_equal_to_prior_has_no_kl_and_temperature_zero_no_spread() -> None:

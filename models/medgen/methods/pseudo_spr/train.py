@@ -52,7 +52,7 @@ from medgen.methods.pseudo_spr.learning import (
     spr_loss,
 )
 from medgen.methods.pseudo_spr.spec import CHANNELS
-from medgen.nets.unet3d import UNet3d
+from medgen.nets.unet3d import PAPER_WIDEST, UNet3d
 from medgen.training.export import export_weights
 from medgen.training.loop import LoopConfig, Update
 from medgen.training.loop import train as train_loop
@@ -72,12 +72,14 @@ class Config:
     learning_rate: float = 2e-3
     heads: int = len(TRAIN_HEADS)
     copies: int = 2
+    widest: int = PAPER_WIDEST
     seconds: float | None = None
 
 
 CONFIGS = {
     "smoke": Config(width=4, steps=3, batch=1, patch=32, heads=1, copies=1),
-    "small": Config(width=8, steps=1300, batch=1),
+    # 16 channels, a multiple of what the CPU's vectors hold in bfloat16, are faster than 8
+    "small": Config(width=16, widest=64, steps=1300, batch=1),
     "paper": Config(width=32, steps=60_000, batch=4, learning_rate=2e-4, copies=8),
 }
 
@@ -192,15 +194,15 @@ def _kept(file: Path, path: Path, number: int, copy: int, seed: int) -> Case:
 class SprStep:
     """The network, its optimiser and one update."""
 
-    def __init__(self, width: int, learning_rate: float) -> None:
-        network = UNet3d(INPUTS, 1, width)
+    def __init__(self, width: int, learning_rate: float, widest: int = PAPER_WIDEST) -> None:
+        network = UNet3d(INPUTS, 1, width, widest=widest).to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
         self.networks: dict[str, nn.Module] = {"unet": network}
         self.optimizers: dict[str, torch.optim.Optimizer] = {
             "unet": torch.optim.Adam(network.parameters(), learning_rate)
         }
 
     def run(self, batch: Any, update: Update) -> dict[str, float]:
-        inputs, spr = batch
+        inputs, spr = (part.contiguous(memory_format=torch.channels_last_3d) for part in batch)
         loss = spr_loss(self.networks["unet"](inputs).float(), spr)
         update("unet", loss)
         return {"loss": float(loss.detach())}
@@ -245,7 +247,7 @@ def train(
         max_seconds=chosen.seconds,
     )
     outcome = train_loop(
-        SprStep(chosen.width, chosen.learning_rate),
+        SprStep(chosen.width, chosen.learning_rate, chosen.widest),
         lambda step: draw_batch(learnt_from, recipe, (seed + 1, step)),
         out,
         loop,

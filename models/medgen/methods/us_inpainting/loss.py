@@ -18,7 +18,8 @@ class Weights:
     """reconstruction: 100 to 500 in the paper; ratio: of a level's weight to the next coarser one's (r); fade: alpha,
     the weight falls as alpha ** -(pixels to the nearest seen pixel); style: of VGG blocks 1 to 5 (as many as are used);
     content: of the deepest of them; kl: of the mean over a latent's elements (10 in the paper, where the norms of the
-    other terms differ; with squared errors that much leaves the posterior nothing to say)."""
+    other terms differ; with squared errors that much leaves the posterior nothing to say); mean: of `mean_loss`, which the
+    paper does not have."""
 
     reconstruction: float = 300.0
     ratio: float = 1 / 1.5
@@ -26,6 +27,7 @@ class Weights:
     style: tuple[float, ...] = (1.0, 1.0, 1.0)
     content: float = 0.1
     kl: float = 0.1
+    mean: float = 300.0
 
 
 def reconstruction_loss(found: Tensor, truth: Tensor, distance: Tensor, weights: Weights) -> Tensor:
@@ -37,6 +39,12 @@ def reconstruction_loss(found: Tensor, truth: Tensor, distance: Tensor, weights:
     for coarseness, (difference, away) in enumerate(zip(reversed(differences), reversed(distances), strict=True)):
         total = total + weights.ratio**coarseness * (weights.fade**-away * difference**2).mean()
     return weights.reconstruction * total
+
+
+def mean_loss(one: Tensor, other: Tensor, truth: Tensor, weights: Weights) -> Tensor:
+    """(I^_1 - I)(I^_2 - I) of two independent draws from the prior, averaged: its expectation is the squared error of
+    the mean of all draws, without the draws' variance, so that it asks for no blur. [n, 1, h, w]."""
+    return weights.mean * ((one - truth) * (other - truth)).mean()
 
 
 def style_loss(found: Sequence[Tensor], truth: Sequence[Tensor], hole: Tensor, weights: Weights) -> Tensor:

@@ -170,14 +170,16 @@ class HierarchicalInpainter(nn.Module):
             state = self.decoder(number, state, features[-2 - number])
         return self.last(state).float().sigmoid(), kls
 
-    def forward(self, truth: Tensor, hole: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
-        """For training: a draw from the prior, one from the posterior, and the KLs; without latents the two are one."""
+    def forward(self, truth: Tensor, hole: Tensor) -> tuple[list[Tensor], Tensor, list[Tensor]]:
+        """For training: two draws from the prior, one from the posterior, and the KLs; without latents one and the
+        same image, once."""
         features = self.encode(truth * (1 - hole), hole)
         rebuilt, kls = self.reconstruct(features, truth, hole)
         if not kls:
-            return rebuilt, rebuilt, kls
-        noise = [torch.randn((len(truth), *s), device=truth.device) for s in self.noise_shapes(*truth.shape[-2:])]
-        return self.complete(features, noise), rebuilt, kls
+            return [rebuilt], rebuilt, kls
+        shapes = self.noise_shapes(*truth.shape[-2:])
+        noises = [[torch.randn((len(truth), *shape), device=truth.device) for shape in shapes] for _ in range(2)]
+        return [self.complete(features, noise) for noise in noises], rebuilt, kls
 
     def noise_shapes(self, height: int, width: int) -> list[tuple[int, int, int]]:
         """Of one image's noise, the deepest latent first: (channels, h, w)."""

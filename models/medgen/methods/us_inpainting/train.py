@@ -22,7 +22,7 @@ import medgen
 from medgen.errors import BadInput
 from medgen.imaging.ultrasound import grey_frame
 from medgen.method import Progress
-from medgen.methods.us_inpainting.loss import Weights, content_loss, kl_loss, reconstruction_loss, style_loss
+from medgen.methods.us_inpainting.loss import Weights, content_loss, kl_loss, mean_loss, reconstruction_loss, style_loss
 from medgen.methods.us_inpainting.masks import distance_inside, random_hole
 from medgen.methods.us_inpainting.net import HierarchicalInpainter, Shape, to_state
 from medgen.methods.us_inpainting.pyramid import blended
@@ -109,8 +109,8 @@ class _Step:
     def run(self, batch: Any, update: Update) -> dict[str, float]:
         truth, hole, distance = batch
         config, network = self.config, self.networks["inpainter"]
-        draw, rebuilt, kls = network(truth, hole)
-        draw, rebuilt = (composited(image, truth, hole) for image in (draw, rebuilt))
+        draws, rebuilt, kls = network(truth, hole)
+        draw, *others, rebuilt = (composited(image, truth, hole) for image in (*draws, rebuilt))
         if self.vgg is None:
             losses = {"squares": config.weights.reconstruction * ((draw - truth) ** 2).mean()}
         else:
@@ -118,6 +118,7 @@ class _Step:
             losses |= self._feature_losses(draw, truth, hole)
             if kls:
                 losses["kl"] = kl_loss(kls, config.weights)
+                losses["mean"] = mean_loss(draw, others[0], truth, config.weights)
         update("inpainter", torch.stack(list(losses.values())).sum())
         return {name: float(loss.detach()) for name, loss in losses.items()}
 
