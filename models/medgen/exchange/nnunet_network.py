@@ -217,7 +217,7 @@ class NnUnet(nn.Module):
         ups = _each(n_conv_per_stage_decoder, n_stages - 1)
         self.decoder = _Decoder(layers, features, kernels, strides, ups, num_classes)
 
-        # channels last is faster on a CPU; in 2D it would sum in another order than nnU-Net, whose float16 scores show it
+        # channels last is faster on a CPU; in 2D it sums in another order than nnU-Net, and float16 scores show that
         self.layout = torch.contiguous_format if layers.conv is nn.Conv2d else torch.channels_last_3d
 
     def forward(self, windows: torch.Tensor) -> torch.Tensor:

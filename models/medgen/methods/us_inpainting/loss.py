@@ -18,8 +18,8 @@ class Weights:
     """reconstruction: 100 to 500 in the paper; ratio: of a level's weight to the next coarser one's (r); fade: alpha,
     the weight falls as alpha ** -(pixels to the nearest seen pixel); style: of VGG blocks 1 to 5 (as many as are used);
     content: of the deepest of them; kl: of the mean over a latent's elements (10 in the paper, where the norms of the
-    other terms differ; with squared errors that much leaves the posterior nothing to say); mean: of `mean_loss`, which the
-    paper does not have."""
+    other terms differ; with squared errors that much leaves the posterior nothing to say); mean: of `mean_loss`, which
+    the paper does not have."""
 
     reconstruction: float = 300.0
     ratio: float = 1 / 1.5
