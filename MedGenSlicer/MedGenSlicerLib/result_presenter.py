@@ -293,6 +293,7 @@ def show(made: list[Any], record: RunRecord) -> None:
     volumes = [n for n in made if n.IsA("vtkMRMLScalarVolumeNode") and not n.IsA("vtkMRMLLabelMapVolumeNode")]
     if reference is None or not reference.IsA("vtkMRMLVolumeNode"):
         if volumes:  # made from nothing, or of a table
+            views.ensure_slices()
             views.show_background(volumes[0])
         return
     if any(n.IsA("vtkMRMLSegmentationNode") for n in made) or not volumes:

@@ -155,11 +155,16 @@ def own_layout() -> None:
         layout_node().SetViewArrangement(_before[0] if _before else default)
 
 
-def blend(first: Any, second: Any) -> None:
-    own_layout()
+def ensure_slices() -> None:
+    """Another layout where there is no slice to see anything on."""
     node = layout_node()
     if "vtkMRMLSliceNode" not in (node.GetLayoutDescription(node.GetViewArrangement()) or "vtkMRMLSliceNode"):
-        node.SetViewArrangement(slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpView)  # there was no slice to see it on
+        node.SetViewArrangement(slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpView)
+
+
+def blend(first: Any, second: Any) -> None:
+    own_layout()
+    ensure_slices()
     show_background(first)
     overlay(second)
 

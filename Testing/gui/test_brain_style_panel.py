@@ -357,3 +357,61 @@ def test_real_images_come_from_a_folder(driver, panel, tmp_path):
     assert node.IsA("vtkMRMLSequenceNode") and node.GetNumberOfDataNodes() == 4
     row.add_folder(Path(__file__).parent / "harness")
     driver.wait(lambda: "no image files" in row.warning.label.text())
+
+
+@pytest.fixture
+def played_command(monkeypatch, tmp_path):
+    """`medgen cohort` played by a script that says what the real one says; returns the words of the last call."""
+    from MedGenSlicerLib import cohort_tools
+
+    asked: list[str] = []
+    script = """
+import sys, time, pathlib
+for n in range(3):
+    print(f"{n + 1} of 3 made: brain.nii.gz", flush=True)
+    time.sleep(float(sys.argv[1]))
+print("Checking with the gate")
+print("MEMORISED: no (fine)\\nCOLLAPSED: yes (all alike)\\nDETECTABLE: no (0.5)")
+pathlib.Path(sys.argv[2], "report.html").write_text("x")
+print(sys.argv[2] + "/report.html")
+"""
+    pause = ["0.05"]
+
+    def command(_python, *words):
+        asked[:] = words
+        return [sys.executable, "-c", script, pause[0], str(tmp_path)]
+
+    monkeypatch.setattr(cohort_tools, "medgen_command", command)
+    return asked, pause
+
+
+def test_a_cohort_goes_to_a_folder_and_its_flags_are_read_out(driver, panel, played_command, tmp_path):
+    tools, (asked, _pause) = panel.tools.cohort, played_command
+    tools.button.setProperty("collapsed", False)
+    driver.process()
+    tools.folder.setText("")
+    assert not tools.start_button.isEnabled() and "folder" in tools.start_button.toolTip()
+    tools.folder.setText(str(tmp_path))
+    tools.count.setValue(3)
+    panel.state.set_option("seed", 40)
+    driver.click(tools.start_button)
+    assert tools.start_button.text() == "Stop" and not tools.count.isEnabled()
+    driver.wait(lambda: tools.process is None)
+    assert asked[:6] == ["cohort", "gui_brain", "-o", str(tmp_path), "-n", "3"] and "40" in asked
+    words = tools.message.text()
+    assert "COLLAPSED: yes (all alike)" in words and "MEMORISED: no" in words and "report.html" not in words
+    assert tools.report.isEnabled() and tools.bar.value() == 3
+
+
+def test_a_cohort_is_stopped(driver, panel, played_command, tmp_path):
+    tools, (_asked, pause) = panel.tools.cohort, played_command
+    pause[0] = "20"
+    tools.button.setProperty("collapsed", False)
+    tools.folder.setText(str(tmp_path))
+    driver.process()
+    driver.click(tools.start_button)
+    driver.wait(lambda: tools.bar.value() == 1)
+    driver.click(tools.start_button)
+    assert (
+        tools.process is None and "Stopped" in tools.message.text() and tools.start_button.text() == "Make the cohort"
+    )
