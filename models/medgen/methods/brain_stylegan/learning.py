@@ -1,5 +1,6 @@
 """One training step of the generator and its discriminator: the softplus losses of StyleGAN2, R1, path length and style
-mixing, after a warm start in which the generator learns to give back pictures that it is shown."""
+mixing. For small budgets half of each batch is anchored: those brains come from codes of real ones, which they are to
+look like, and in a warm start nothing else is learnt."""
 
 from __future__ import annotations
 
@@ -14,26 +15,32 @@ from medgen.nets.stylegan3d import Architecture, Discriminator, Generator, mixed
 from medgen.training.loop import Update
 
 PATH_DECAY, MEAN_W_RATE = 0.01, 0.005
-RESTORE = 20.0  # weight of the squared error of the warm start
 
 
 @dataclass(frozen=True)
 class Config:
-    """steps: in all; warm: at the start, in which the generator only rebuilds (the discriminator learns in the second
-    half of them); r1, path: weights of the two regularisers, 0 for none, taken every r1_every and path_every steps;
-    mixing: share of brains made of two styles; half: compute in bfloat16, but not the regularisers."""
+    """steps: in all; warm: at the start, in which the generator only rebuilds (the discriminator learns in the last
+    fifth of them); anchor: weight of the squared error of rebuilt brains, 0 for a plain GAN; r1, path: weights of the
+    two regularisers, 0 for none, taken every r1_every and path_every steps; mixing: share of drawn brains made of two
+    styles; half: compute in bfloat16, but not the regularisers."""
 
     architecture: Architecture
     steps: int
     warm: int
     batch: int = 8
     learning_rate: float = 2e-3
+    anchor: float = 50.0
     r1: float = 4.0
     r1_every: int = 16
     path: float = 2.0
     path_every: int = 8
     mixing: float = 0.9
     half: bool = True
+
+    @property
+    def alone(self) -> int:
+        """Steps before the discriminator begins."""
+        return self.warm * 4 // 5
 
 
 class TrainedGenerator(nn.Module):
@@ -48,18 +55,16 @@ class TrainedGenerator(nn.Module):
 
 
 class Step:
-    """start: weights of generator and discriminator to begin with, those of other shapes are left out (the networks of
-    half the size: their levels become the coarse ones); teacher: the generator of half the size, whose pictures are
-    to be rebuilt at first; without one these are the real ones from their `codes`."""
+    """start: weights of generator and discriminator to begin with, those of other shapes are left out: of networks of
+    half the size, whose levels become the coarse ones."""
 
     def __init__(
         self,
         config: Config,
         seed: int,
-        teacher: Generator | None = None,
         start: tuple[dict[str, Tensor], dict[str, Tensor]] | None = None,
     ) -> None:
-        self.config, self.teacher = config, teacher
+        self.config = config
         self.dtype = torch.bfloat16 if config.half else torch.float32
         torch.manual_seed(seed)
         self.generator, self.discriminator = Generator(config.architecture), Discriminator(config.architecture)
@@ -78,16 +83,16 @@ class Step:
         real, codes, number = batch[0], batch[1], int(batch[2])
         config = self.config
         if number < config.warm:
-            figures = {"error": self._rebuilding(real, codes)}
+            figures = {"error": self._rebuilt(real, codes)[1]}
         else:
             self.discriminator.requires_grad_(False)
-            figures = {"generator": self._fooling(len(real))}
+            figures = self._fooling(real, codes)
             if config.path and number % config.path_every == 0:
                 figures["path"] = config.path * config.path_every * self._path_length(len(real) // 2)
         update("generator", torch.stack(list(figures.values())).sum())
         self.discriminator.requires_grad_(True)
-        if number >= config.warm // 2:
-            losses = {"discriminator": self._telling(real)}
+        if number >= config.alone:
+            losses = {"discriminator": self._telling(real, codes)}
             if config.r1 and number % config.r1_every == 0:
                 losses["r1"] = config.r1 / 2 * config.r1_every * gradient_penalty(self.discriminator, real)
             update("discriminator", torch.stack(list(losses.values())).sum())
@@ -107,26 +112,31 @@ class Step:
         crossover = int(torch.randint(1, styles, ()))
         return mixed(network.for_layers(first), network.for_layers(second), crossover)
 
-    def _rebuilding(self, real: Tensor, codes: Tensor) -> Tensor:
+    def _rebuilt(self, real: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
+        """Brains made of the codes of real ones, and their weighted squared error."""
         network = self.generator
-        if self.teacher is None:
-            w = network.mapped(codes)
-            network.mean_w.lerp_(w.detach().mean(0), MEAN_W_RATE)
-            styles, target = network.for_layers(w), real
-        else:
-            styles = self._styles(len(real)).detach()
-            coarse = self.teacher(styles[:, : self.teacher.architecture.styles], self.teacher.noise(1))
-            target = F.interpolate(coarse, scale_factor=2, mode="trilinear").detach()
-        made = network(styles, network.noise(len(real)), self.dtype)
-        return RESTORE * F.mse_loss(made, target)
+        w = network.mapped(codes)
+        network.mean_w.lerp_(w.detach().mean(0), MEAN_W_RATE)
+        made = network(network.for_layers(w), network.noise(len(w)), self.dtype)
+        return made, self.config.anchor * F.mse_loss(made, real)
 
-    def _fooling(self, count: int) -> Tensor:
-        made = self.generator(self._styles(count), self.generator.noise(count), self.dtype)
-        return F.softplus(-self.discriminator(made, self.dtype)).mean()
+    def _made(self, real: Tensor, codes: Tensor) -> tuple[Tensor, Tensor | None]:
+        """As many brains as real ones: half of them rebuilt, with their error, where there is an anchor."""
+        half = len(real) // 2 if self.config.anchor else 0
+        drawn = self.generator(self._styles(len(real) - half), self.generator.noise(len(real) - half), self.dtype)
+        if not half:
+            return drawn, None
+        rebuilt, error = self._rebuilt(real[:half], codes[:half])
+        return torch.cat([rebuilt, drawn]), error
 
-    def _telling(self, real: Tensor) -> Tensor:
+    def _fooling(self, real: Tensor, codes: Tensor) -> dict[str, Tensor]:
+        made, error = self._made(real, codes)
+        figures = {"generator": F.softplus(-self.discriminator(made, self.dtype)).mean()}
+        return figures if error is None else {**figures, "error": error}
+
+    def _telling(self, real: Tensor, codes: Tensor) -> Tensor:
         with torch.no_grad():
-            made = self.generator(self._styles(len(real)), self.generator.noise(len(real)), self.dtype)
+            made, _ = self._made(real, codes)
         scores = self.discriminator(real, self.dtype), self.discriminator(made, self.dtype)
         return F.softplus(-scores[0]).mean() + F.softplus(scores[1]).mean()
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 import medgen
 from medgen.errors import BadInput
-from medgen.imaging.brain_alignment import FIELD_MM, TEMPLATE_MM
+from medgen.imaging.brain_alignment import FIELD_MM, TEMPLATE_MM, pooled
 from medgen.imaging.phantoms import TRAIN_HEADS
 from medgen.imaging.phantoms.aligned_brains import AlignedBrains, load_aligned_brains, render_aligned_brains
 from medgen.method import Progress
@@ -32,6 +32,8 @@ from medgen.training.loop import LoopConfig
 from medgen.training.loop import train as train_loop
 from medgen.weights import load_card
 
+WARM_RATE = 5.0
+CODED = 24  # voxels along k of the pictures whose principal components are the codes, whatever the network's size
 VARIANTS = {**dict.fromkeys(range(1, 15), 26), **dict.fromkeys(range(15, 21), 8)}
 GENERATOR, DISCRIMINATOR = "generator.pt", "discriminator.pt"  # of a stage, for the next one
 Float32 = npt.NDArray[np.float32]
@@ -44,7 +46,7 @@ class Stage:
 
     weights: str
     config: Config
-    ema_decay: float = 0.998
+    ema_decay: float = 0.995
     variants: tuple[tuple[int, int], ...] = tuple(VARIANTS.items())
 
 
@@ -55,10 +57,13 @@ CONFIGS: dict[str, tuple[Stage, ...]] = {
               variants=((1, 2), (2, 2))),
     ),
     "small": (
-        Stage("brain_8mm.safetensors", Config(Architecture((32, 32, 32), 32), steps=2400, warm=300)),
-        Stage("brain_4mm.safetensors", Config(Architecture((32, 32, 32, 16), 32), steps=900, warm=120, batch=4)),
+        Stage("brain_8mm.safetensors", Config(Architecture((32, 32, 32), 32), steps=1250, warm=600)),
+        Stage("brain_4mm.safetensors", Config(Architecture((32, 32, 32, 16), 32), steps=1000, warm=150, batch=4)),
     ),
-    "paper": (Stage("brain_2mm.safetensors", Config(FD64, steps=60_000, warm=0, batch=16, r1=0.0, half=False)),),
+    "paper": (
+        Stage("brain_2mm.safetensors",
+              Config(FD64, steps=60_000, warm=0, batch=16, anchor=0.0, r1=0.0, half=False), ema_decay=0.999),
+    ),
 }  # fmt: skip
 
 
@@ -87,7 +92,8 @@ def material(brains: AlignedBrains, architecture: Architecture) -> Material:
         raise BadInput("These brains are coarser than the network: render them in finer voxels.")
     images = 2 * brains.values(brains.of_heads(TRAIN_HEADS), pool) - 1
     images = np.concatenate([images, images[..., ::-1]])
-    return Material(images, principal_codes(images, architecture.latent), brains.template)
+    coarse = np.stack([pooled(image, images.shape[1] // CODED) for image in images])
+    return Material(images, principal_codes(coarse, architecture.latent), brains.template)
 
 
 def principal_codes(images: Float32, latent: int) -> Float32:
@@ -131,23 +137,20 @@ def train_stage(
     seed: int = 0,
     device: str = "cpu",
     progress: Progress | None = None,
-    ema_decay: float | None = 0.998,
+    ema_decay: float | None = 0.995,
     max_seconds: float | None = None,
 ) -> tuple[Generator, int]:
     """The averaged generator, on the CPU, and the number of steps it had; `folder` gets checkpoints and what the next
     stage needs. before: the folder of the stage of half the size."""
-    teacher = start = None
+    start = None
     if before is not None:
         start = tuple(torch.load(before / name, weights_only=True) for name in (GENERATOR, DISCRIMINATOR))
-        teacher = Generator(half_size(config.architecture))
-        teacher.load_state_dict(start[0])
-        teacher.requires_grad_(False)
-    step = Step(config, seed, teacher, start)
+    step = Step(config, seed, start)
     loop = LoopConfig(
         steps=config.steps,
         seed=seed,
         device=device,
-        schedule=lambda number: schedule(number, config.steps),
+        schedule=lambda number: schedule(number, config),
         ema_decay=ema_decay,
         log_every=10,
         checkpoint_every=100,
@@ -162,13 +165,11 @@ def train_stage(
     return network, outcome.step
 
 
-def half_size(architecture: Architecture) -> Architecture:
-    return Architecture(architecture.filters[:-1], architecture.latent)
-
-
-def schedule(number: int, steps: int) -> float:
-    """Full rate, and down to a tenth over the last third."""
-    return 1.0 - 0.9 * max(0.0, 3 * number / steps - 2)
+def schedule(number: int, config: Config) -> float:
+    """Five times the rate while only the generator learns, down to a tenth of it over the last third."""
+    if number < config.alone:
+        return WARM_RATE
+    return 1.0 - 0.9 * max(0.0, 3 * number / config.steps - 2)
 
 
 def export(
