@@ -115,8 +115,8 @@ class BrainTools:
             both = _("{a} and {b}").format(a=first, b=second)
             titles = {
                 "mix": _("Mix of {a} and {b} (synthetic)").format(a=first, b=second),
-                "a": _("{name} as A (synthetic)").format(name=first),
-                "b": _("{name} as B (synthetic)").format(name=second),
+                "a": _("A: {name} (synthetic)").format(name=first),
+                "b": _("B: {name} (synthetic)").format(name=second),
                 brain_codes.OUTPUT: _("Code of the mix of {both}").format(both=both),
             }
             for output, title in titles.items():

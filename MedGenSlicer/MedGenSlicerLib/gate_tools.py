@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any, Optional
 
 import qt
+import slicer
 from slicer.i18n import tr as _
 
 from medgen import spec
@@ -124,11 +125,20 @@ class GateTools:
         self._told = ticket
         examples = self._examples()
         if ticket.method.id == GATE:
+            self._name(ticket.results())
             flags = [n for n in ticket.results() if n.GetAttribute(provenance.PREFIX + "output") == "flags"]
             self.verdict.setText(_verdict(flags[0]) if flags else "")
         elif examples is not None and ticket.method.id == examples.id and ticket.results():
             self.panel.state.set_input_nodes(REAL, ticket.results()[:1])
         self.update()
+
+    def _name(self, results: list[Any]) -> None:
+        """After the gate: the image that they would be called after is one of many."""
+        titles = {port.name: port.title for port in self.method.outputs}
+        for node in results:
+            title = titles.get(node.GetAttribute(provenance.PREFIX + "output"))
+            if title:
+                node.SetName(slicer.mrmlScene.GenerateUniqueName(_("Gate: {title}").format(title=title)))
 
     def cleanup(self) -> None:
         for row in self.form.rows.values():
