@@ -24,10 +24,12 @@ def add_table(columns: dict[str, list[Any]], name: str) -> Any:
     return node
 
 
-def tables() -> list[Any]:
-    """Every table of codes in the scene, the newest last."""
+def tables(method: str) -> list[Any]:
+    """Every table of codes in the scene that the methods called like this one take, the newest last: theirs, and those
+    that were drawn or loaded."""
     found = slicer.util.getNodesByClass("vtkMRMLTableNode")
-    return [node for node in found if node.GetAttribute(provenance.PREFIX + "output") == OUTPUT]
+    codes = [node for node in found if node.GetAttribute(provenance.PREFIX + "output") == OUTPUT]
+    return [node for node in codes if (node.GetAttribute(provenance.PREFIX + "method") or method).startswith(method)]
 
 
 def names(node: Optional[Any]) -> list[str]:

@@ -35,7 +35,7 @@ from MedGenSlicerLib.quick_jobs import QuickJob
 
 METHOD, HEAD = "brain_stylegan", "multiplanar_unet"
 MAKES = ("brains", "mix", "reconstruction")  # outputs that stand for their run
-GATED = ("brains", "mix", "path")
+GATED = ("brains", "mix", "synthetic")
 TO_PATIENT = "to_patient"
 # what the table of volumes adds up, by names of the head's structures
 TISSUES = {
@@ -426,7 +426,7 @@ class CodeTools:
         return slicer.mrmlScene.GetNodeByID(widgets.combo_data(self.combo) or "none")
 
     def update(self) -> None:
-        items = [(node.GetName(), node.GetID()) for node in reversed(brain_codes.tables())]
+        items = [(node.GetName(), node.GetID()) for node in reversed(brain_codes.tables(METHOD))]
         chosen = widgets.combo_data(self.combo)
         widgets.set_combo(self.combo, items or [(_("No codes yet"), "")], chosen)
         self.combo.setEnabled(bool(items))
