@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 HIDDEN = 400  # the released code's
 LARGEST_FLAT = 64 * 64  # pixels: above it a multilayer perceptron blurs and grows
-SMALLEST_SIDE = 6  # pixels: below it strided convolutions stop
+SMALLEST_SIDE = 4  # pixels: strided convolutions go down to it
 WIDTHS = (16, 32, 64, 64, 64)
 ROOT_BOUND = 3.0  # of the logarithm on the diagonal of L, and of what is below it: a runaway metric ends in NaN
 
@@ -55,15 +55,22 @@ class Rhvae(nn.Module):
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Means and log-variances (b, latent) of the codes, and lower-triangular roots L (b, latent, latent) of the
         matrices of the metric, positive on the diagonal."""
-        features = self.trunk(images - self.centre)
-        mean, log_variance = self.encoder(features).chunk(2, dim=1)
-        values = ROOT_BOUND * torch.tanh(self.metric(features) / ROOT_BOUND)
+        with self._quick(images):
+            features = self.trunk(images - self.centre)
+            codes, values = self.encoder(features).float(), self.metric(features).float()
+        mean, log_variance = codes.chunk(2, dim=1)
+        values = ROOT_BOUND * torch.tanh(values / ROOT_BOUND)
         entries = torch.cat([values[:, : self.latent].exp(), values[:, self.latent :], values[:, :1] * 0], dim=1)
         return mean, log_variance, entries[:, self.places].unflatten(1, (self.latent, self.latent))
 
     def decode(self, codes: Tensor) -> Tensor:
         """Logits of the images (b, *shape)."""
-        return self.decoder(codes)
+        with self._quick(codes):
+            return self.decoder(codes).float()
+
+    def _quick(self, values: Tensor) -> torch.autocast:
+        """Convolutions in bfloat16: three times faster in 3D on a CPU that knows it."""
+        return torch.autocast(values.device.type, torch.bfloat16, enabled=not isinstance(self.trunk, nn.Flatten))
 
     def negative_log_likelihood(self, images: Tensor, codes: Tensor) -> Tensor:
         """-log p(x|z) of each image (b,), Bernoulli."""
@@ -85,7 +92,8 @@ def _shrinking(shape: tuple[int, ...]) -> tuple[nn.Module, tuple[int, ...], int]
 
 
 class _ConvDecoder(nn.Module):
-    """The way back: doubles the size with nearest neighbours and convolves, and is cut to the shape."""
+    """The way back: doubles the size with nearest neighbours and convolves; the last doubling spreads 4 or 8 channels
+    over neighbouring pixels, since convolutions at the full size would take most of the time. Cut to the shape."""
 
     def __init__(self, shape: tuple[int, ...], size: tuple[int, ...], latent: int, channels: int) -> None:
         super().__init__()
@@ -95,12 +103,16 @@ class _ConvDecoder(nn.Module):
             nn.Linear(latent, HIDDEN), nn.ReLU(),
             nn.Linear(HIDDEN, channels * math.prod(size)), nn.ReLU(), nn.Unflatten(1, (channels, *size)),
         ]  # fmt: skip
-        while any(n < wanted for n, wanted in zip(size, shape, strict=True)):
-            width = max(16, channels // 2)
+        while any(2 * n < wanted for n, wanted in zip(size, shape, strict=True)):
+            width = max(WIDTHS[0], channels // 2)
             layers += [nn.Upsample(scale_factor=2), convolution(channels, width, 3, padding=1), nn.ReLU()]
             size, channels = tuple(2 * n for n in size), width
-        self.layers = nn.Sequential(*layers, convolution(channels, 1, 3, padding=1))
+        self.layers = nn.Sequential(*layers, convolution(channels, 2 ** len(shape), 3, padding=1))
 
     def forward(self, codes: Tensor) -> Tensor:
-        whole = self.layers(codes)[:, 0]
+        parts = self.layers(codes)
+        axes = len(self.shape)
+        places = parts.unflatten(1, (2,) * axes)  # b, 2, 2, (2,) *half the size
+        order = [axis for n in range(axes) for axis in (1 + axes + n, 1 + n)]
+        whole = places.permute(0, *order).reshape(len(codes), *(2 * n for n in parts.shape[2:]))
         return whole[(slice(None), *(slice(n) for n in self.shape))]
