@@ -20,11 +20,13 @@ from medgen.diffusion.sampling import (
 )
 from medgen.diffusion.schedule import Schedule
 from medgen.diffusion.toys import BrightPixels, OneGaussian, TwoClasses
+from medgen.metrics.calibration import expected_calibration_error
 from medgen.metrics.ranking import auroc
 from medgen.nets.diffusion_unet import (
     DiffusionUNet,
     EncoderClassifier,
     Layout,
+    LocalClassifier,
     faces_unet,
     paper_classifier,
     paper_unet,
@@ -278,3 +280,26 @@ def test_ddim_with_all_its_randomness_is_ddpm_and_with_none_is_ddim() -> None:
     assert torch.allclose(drawn(1.0), ddpm, atol=1e-9)
     assert torch.allclose(drawn(0.0), decode(x, toy.noise, SCHEDULE, times, "ddim"), atol=1e-9)
     assert not torch.allclose(drawn(0.5), drawn(0.0), atol=0.05)
+
+
+def test_a_local_classifier_says_healthy_only_where_every_place_does() -> None:
+    torch.manual_seed(0)
+    network = LocalClassifier(Layout(1, 1, width=8, multipliers=(1, 2), blocks=1, attention=(), groups=4, patch=2))
+    x, t = torch.rand(2, 1, 32, 32), torch.tensor([5, 5])
+    torch.nn.init.normal_(network.last.weight, std=1.0)
+    chance = network.evidence(x, t).sigmoid().flatten(1)
+    healthy = torch.softmax(network(x, t), dim=1)[:, 0]
+    assert torch.allclose(healthy, (1 - chance).prod(1), atol=1e-5)
+    # the pull toward healthy stays where the evidence is
+    x = x.requires_grad_(True)
+    network.evidence(x, t)[0, 0, 2, 2].backward()
+    assert x.grad is not None
+    far, near = x.grad[0, 0, 24:, 24:].abs().max(), x.grad[0, 0, 4:16, 4:16].abs().max()
+    assert near > 5 * far  # which only the group norms' statistics reach
+
+
+def test_calibration_error_counts_what_is_claimed_too_much() -> None:
+    truth = np.arange(100) < 30
+    assert expected_calibration_error(np.full(100, 0.3), truth) == pytest.approx(0.0, abs=1e-9)
+    assert expected_calibration_error(np.full(100, 0.9), truth) == pytest.approx(0.6)
+    assert expected_calibration_error(np.where(truth, 1.0, 0.0), truth) == 0.0

@@ -194,7 +194,7 @@ def test_edit_file_holds_all_networks_and_the_noise_network_can_be_taken_over(
     starters = tmp_path / "starters"
     (starters / "diffusion_anomaly").mkdir(parents=True)
     (starters / "diffusion_anomaly" / "brain_mr.safetensors").write_bytes(edit_weights.read_bytes())
-    monkeypatch.setattr("medgen.methods.diffusion_edit.train.STARTER_WEIGHTS", starters)
+    monkeypatch.setattr("medgen.diffusion.training.STARTER_WEIGHTS", starters)
     taken = load_networks(train_edit(rendered_slices(), tmp_path / "again", "smoke", seed=1), "cpu")
     for name, value in taken["denoiser"].state_dict().items():
         assert torch.equal(value, networks["denoiser"].state_dict()[name])

@@ -10,7 +10,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from medgen.errors import BadInput
-from medgen.nets.diffusion_unet import DiffusionUNet, EncoderClassifier, Layout
+from medgen.nets.diffusion_unet import DiffusionUNet, Encoder, EncoderClassifier, Layout, LocalClassifier
 
 ANY_LABEL = -1
 
@@ -58,10 +58,12 @@ def layouts_of(networks: Mapping[str, nn.Module]) -> dict[str, str]:
     """The file's metadata: how each network is built."""
     found = {}
     for name, network in networks.items():
-        if isinstance(network, (DiffusionUNet, EncoderClassifier)):
+        if isinstance(network, Encoder):
             found[name] = network.layout.to_json()
         if isinstance(network, EncoderClassifier):
             found[name + ".side"] = str(network.side)
+        if isinstance(network, LocalClassifier):
+            found[name + ".local"] = "yes"
     return found
 
 
@@ -77,7 +79,10 @@ def load_networks(path: Path, device: str) -> dict[str, nn.Module]:
     for name in names:
         layout = Layout.from_json(metadata[name])
         side = metadata.get(name + ".side")
-        network = DiffusionUNet(layout) if side is None else EncoderClassifier(layout, int(side))
+        if side is not None:
+            network: nn.Module = EncoderClassifier(layout, int(side))
+        else:
+            network = LocalClassifier(layout) if name + ".local" in metadata else DiffusionUNet(layout)
         own = {key[len(name) + 1 :]: value.float() for key, value in state.items() if key.startswith(name + ".")}
         network.load_state_dict(own)
         network = network.eval().requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload]

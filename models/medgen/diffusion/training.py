@@ -15,16 +15,17 @@ from torch import Tensor, nn
 
 import medgen
 from medgen.diffusion.loss import hybrid_loss
-from medgen.diffusion.networks import joined_state, layouts_of
+from medgen.diffusion.networks import joined_state, layouts_of, load_networks
 from medgen.diffusion.schedule import Schedule
 from medgen.errors import BadInput
 from medgen.imaging.phantoms import TEST_HEADS, TRAIN_HEADS, VALIDATION_HEADS
 from medgen.imaging.phantoms.brain_set import BrainSet, load_brain_set, render_brain_set
 from medgen.method import Progress
-from medgen.nets.diffusion_unet import Layout, paper_unet
+from medgen.nets.diffusion_unet import DiffusionUNet, Layout, paper_unet
 from medgen.training.export import export_weights
 from medgen.training.loop import LoopConfig, Outcome, Update
 from medgen.training.loop import train as train_loop
+from medgen.weights import STARTER_WEIGHTS
 
 Batch = dict[str, Tensor]
 HALF_WAY = 600  # the noise level up to which translating methods go
@@ -33,6 +34,17 @@ TRANSLATING = {  # noise networks by configuration, shared: an edit takes over w
     "small": Layout(4, 8, 32, (1, 2, 2, 2), 1, (), groups=8, classes=2, patch=2),
     "paper": paper_unet(4, 8, classes=2),
 }
+
+
+def ready_noise_network(layout: Layout) -> nn.Module | None:
+    """That of the installed starter weights of diffusion_anomaly, where it has this layout."""
+    path = STARTER_WEIGHTS / "diffusion_anomaly" / "brain_mr.safetensors"
+    if not path.is_file():
+        return None
+    network = load_networks(path, "cpu")["denoiser"]
+    return network if isinstance(network, DiffusionUNet) and network.layout == layout else None
+
+
 Target = Literal["class", "value", "mask"]
 LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "class": F.cross_entropy,

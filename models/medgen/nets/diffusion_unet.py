@@ -245,6 +245,37 @@ class EncoderClassifier(Encoder):
         return self.last(_attend(self.qkv(tokens), self.heads))[..., 0]
 
 
+class LocalClassifier(Encoder):
+    """Healthy or diseased, from evidence that each place gives by itself: P(healthy) is the chance that no place is
+    diseased, the product of (1 - p) over the places (noisy-or). So what pulls toward 'healthy' is local, which a
+    network of few training steps with attention pooling does not learn.
+
+    forward: x (n, channels_in, h, w), t (n,) -> logits (n, 2), healthy first.
+    """
+
+    def __init__(self, layout: Layout) -> None:
+        super().__init__(layout)
+        del self.middle  # its attention would mix all places
+        self.norm = nn.GroupNorm(layout.groups, self.channels)
+        self.last = nn.Conv2d(self.channels, 1, 1)
+        nn.init.zeros_(self.last.weight)
+        nn.init.constant_(self.last.bias, -7.0)
+
+    def evidence(self, x: Tensor, t: Tensor) -> Tensor:
+        """(n, 1, h / block, w / block): the logit that a place is diseased."""
+        embedding = self.embed(t, None)
+        h = self.first(F.pixel_unshuffle(x, self.layout.patch))
+        for part in self.down:
+            h = part(h, embedding)
+        return self.last(F.silu(self.norm(h)))
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        # S = -log P(healthy); the log odds of 'diseased' are log(exp(S) - 1)
+        s = F.softplus(self.evidence(x, t).float()).flatten(1).sum(1)
+        odds = s + torch.log(-torch.expm1(-s).clamp(max=-1e-12))
+        return torch.stack([torch.zeros_like(odds), odds], dim=1)
+
+
 # ------------------------------------------------------------------------------------------------ the papers' networks
 
 

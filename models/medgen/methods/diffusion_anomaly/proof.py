@@ -16,7 +16,7 @@ from torch import nn
 from medgen.diffusion.guidance import toward_class
 from medgen.diffusion.held_out import HeldOut, available, held_out_slices
 from medgen.diffusion.networks import NoiseNetwork
-from medgen.diffusion.real_cases import ms_cases
+from medgen.diffusion.real_cases import ms_cases, tumour_cases
 from medgen.diffusion.sampling import Draws, ancestral, decode, encode, round_trip_error
 from medgen.diffusion.schedule import Schedule
 from medgen.diffusion.toys import TwoClasses
@@ -49,7 +49,7 @@ from medgen.weights import checked_weights
 Checks = list[dict[str, Any]]
 SCALES = (0.0, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0)
 GUIDANCE, LEVEL, STEPS = (SPEC.parameter(name).default for name in ("guidance", "noise_level", "steps"))
-RIM = SPEC.parameter("rim").default
+RIM, PERCENTILE = SPEC.parameter("rim").default, SPEC.parameter("percentile").default
 
 
 def prove(mode: Mode = "normal", seed: int = 0, progress: Progress | None = None) -> dict[str, Any]:
@@ -208,21 +208,27 @@ def ablation_map(slices: HeldOut, networks: dict[str, nn.Module], context: Conte
 
 
 def _real(networks: dict[str, nn.Module], context: Context) -> Checks:
-    """Scans with multiple sclerosis, up to 16 of their slices with lesions: ranked against the FLAIR threshold."""
+    """Scans with multiple sclerosis and a tumour, up to 16 of their slices with lesions, against the brightest voxels
+    of the same sequence: which ranks the lesion higher, and Dice of both, the map cut by Otsu."""
     checks = []
-    for case in ms_cases():
-        study = brain_study(case.images)
+    for kind, case in [*(("MS", c) for c in ms_cases()), *(("tumour", c) for c in tumour_cases())]:
+        study = brain_study(case.images, case.brain)
         lesion = to_array(resample_labels(canonical(case.lesion)[0], study.grid)) != 0
         rows = np.flatnonzero(lesion.reshape(len(lesion), -1).sum(1) >= CLEAR_LESION)
         rows = rows[np.unique(np.linspace(0, len(rows) - 1, 16).astype(int))]
-        slices = HeldOut(study.slices[rows], lesion[rows], study.brain[rows], np.ones(len(rows), np.int64))
-        area = auroc(scaled(changes(slices, networks, Setting(LEVEL, STEPS), GUIDANCE, context))[slices.brain],
-                     slices.lesion[slices.brain])  # fmt: skip
-        flair = equalised(study.slices[:, BRAIN_SEQUENCES.index("FLAIR")], study.brain)[rows]
-        rival = auroc(flair[slices.brain], slices.lesion[slices.brain])
-        checks.append(
-            check(f"Real MS, {case.name}, {len(rows)} slices: pixel AUROC over equalised FLAIR", area, rival, 0)
+        slices = HeldOut(
+            study.slices[rows], lesion[rows] & study.brain[rows], study.brain[rows], np.ones(len(rows), int)
         )
+        change = changes(slices, networks, Setting(LEVEL, STEPS), GUIDANCE, context)
+        channel = next(c for c in ("FLAIR", "T1c") if c in case.images)
+        bright = equalised(study.slices[:, BRAIN_SEQUENCES.index(channel)], study.brain)[rows]
+        inside, title = slices.brain, f"Real {kind}, {case.name}, {len(rows)} slices"
+        area, rival = (auroc(m[inside], slices.lesion[inside]) for m in (scaled(change), bright))
+        cut = float(threshold_otsu(change[inside]))
+        masks = change > cut, (bright >= PERCENTILE / 100) & inside
+        overlap, other = (dice(mask, slices.lesion) for mask in masks)
+        checks.append(check(f"{title}: pixel AUROC over equalised {channel}", area, rival, 0))
+        checks.append(check(f"{title}: Dice over the brightest {100 - PERCENTILE:g} % of {channel}", overlap, other, 0))
     return checks
 
 

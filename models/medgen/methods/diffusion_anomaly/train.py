@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from medgen.diffusion.training import (
     HALF_WAY,
@@ -20,13 +21,15 @@ from medgen.diffusion.training import (
     DiffusionStep,
     brain_set,
     plan_of,
+    ready_noise_network,
     run_plan,
     save_networks,
 )
+from medgen.errors import BadInput
 from medgen.imaging.brain_study import SIDE
 from medgen.imaging.xray_set import XraySampler, load_xrays
 from medgen.method import Progress
-from medgen.nets.diffusion_unet import DiffusionUNet, EncoderClassifier, Layout, paper_classifier
+from medgen.nets.diffusion_unet import DiffusionUNet, EncoderClassifier, Layout, LocalClassifier, paper_classifier
 
 WEIGHTS, XRAY_WEIGHTS = "brain_mr.safetensors", "xray.safetensors"
 BRAINS = {
@@ -43,7 +46,7 @@ XRAYS = {
 }
 CLASSIFIER = {
     "smoke": Layout(4, 2, 8, (1, 2), 1, (), groups=4, patch=4, scale_shift=True, block_resampling=True),
-    "small": Layout(4, 2, 16, (1, 2, 2, 4), 1, (8,), 8, 32, patch=2, scale_shift=True, block_resampling=True),
+    "small": Layout(4, 1, 16, (1, 2, 2), 1, (), groups=8, patch=2, scale_shift=True, block_resampling=True),
     "paper": paper_classifier(2, side=SIDE),
 }
 
@@ -58,7 +61,10 @@ def train(
     max_seconds: float | None = None,
 ) -> Path:
     """Trains, or goes on where a run in `out` stopped, and writes the weights and their card to `out`; returns the
-    weights file. max_seconds: of this call, instead of the configuration's. Raises BadInput."""
+    weights file. max_seconds: of this call, instead of the configuration's. config 'classifier': as 'small', but the
+    noise network is taken from the starter weights. Raises BadInput."""
+    only_classifier = config == "classifier"
+    config = "small" if only_classifier else config
     plan = plan_of(config)
     xrays = (data / "labels.csv").is_file()
     sampler: Callable[[int], dict[str, torch.Tensor]] = (
@@ -68,9 +74,13 @@ def train(
     )
     channels = 1 if xrays else 4
     torch.manual_seed(seed)
+    layout = replace(TRANSLATING[config], channels_in=channels, channels_out=2 * channels)
+    ready = ready_noise_network(layout) if only_classifier else None
+    if only_classifier and ready is None:
+        raise BadInput("There are no starter weights whose noise network could be taken over.")
     step = DiffusionStep(
-        DiffusionUNet(replace(TRANSLATING[config], channels_in=channels, channels_out=2 * channels)),
-        {"classifier": (EncoderClassifier(replace(CLASSIFIER[config], channels_in=channels), SIDE), "class")},
+        DiffusionUNet(layout) if ready is None else None,
+        {"classifier": (_classifier(config, channels), "class")},
         plan.learning_rate,
         HALF_WAY,
     )
@@ -82,9 +92,17 @@ def train(
     outcome = run_plan(step, sample, out, plan, seed, device, progress, max_seconds)
     card = {
         **(XRAYS if xrays else BRAINS),
-        "command": f"medgen train diffusion_anomaly --config {config}",
+        "command": f"medgen train diffusion_anomaly --config {config}"
+        + (", then --config classifier" if only_classifier else ""),
         "seed": seed,
         "steps": outcome.step,
         "device": device,
     }
-    return save_networks(outcome.networks, out, XRAY_WEIGHTS if xrays else WEIGHTS, card)
+    networks = {**outcome.networks, **({} if ready is None else {"denoiser": ready})}
+    return save_networks(networks, out, XRAY_WEIGHTS if xrays else WEIGHTS, card)
+
+
+def _classifier(config: str, channels: int) -> nn.Module:
+    """The paper's with attention pooling, or a small one that looks at each place by itself."""
+    layout = replace(CLASSIFIER[config], channels_in=channels)
+    return EncoderClassifier(layout, SIDE) if layout.channels_out == 2 else LocalClassifier(layout)

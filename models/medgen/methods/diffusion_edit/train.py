@@ -12,7 +12,6 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from medgen.diffusion.networks import load_networks
 from medgen.diffusion.training import (
     HALF_WAY,
     TRANSLATING,
@@ -20,13 +19,13 @@ from medgen.diffusion.training import (
     DiffusionStep,
     brain_set,
     plan_of,
+    ready_noise_network,
     run_plan,
     save_networks,
 )
 from medgen.imaging.brain_study import SIDE
 from medgen.method import Progress
 from medgen.nets.diffusion_unet import DiffusionUNet, EncoderClassifier, Layout, paper_classifier, paper_unet
-from medgen.weights import STARTER_WEIGHTS
 
 WEIGHTS = "edit.safetensors"
 REGRESSOR = {
@@ -54,7 +53,7 @@ def train(
     weights file. max_seconds: of this call, instead of the configuration's. Raises BadInput."""
     plan = plan_of(config)
     sampler = BrainSampler(brain_set(data, out, seed, config == "smoke", progress), seed, plan.batch)
-    ready = _noise_network(TRANSLATING[config])
+    ready = ready_noise_network(TRANSLATING[config])
     torch.manual_seed(seed)
     regressor = EncoderClassifier(REGRESSOR[config], SIDE)
     segmenter = DiffusionUNet(SEGMENTER[config])
@@ -98,11 +97,3 @@ def lesion_share(image: Tensor, lesion: Tensor) -> Tensor:
     """[n]: lesion pixels as a share of the brain's. image: [n, c, h, w], 0 outside the brain; lesion: [n, 1, h, w]."""
     brain = image.amax(1).gt(0).flatten(1).sum(1).clamp(min=1)
     return lesion.flatten(1).sum(1) / brain
-
-
-def _noise_network(layout: Layout) -> nn.Module | None:
-    path = STARTER_WEIGHTS / "diffusion_anomaly" / "brain_mr.safetensors"
-    if not path.is_file():
-        return None
-    network = load_networks(path, "cpu")["denoiser"]
-    return network if isinstance(network, DiffusionUNet) and network.layout == layout else None

@@ -21,6 +21,7 @@ from medgen.method import Context, Progress, SilentProgress
 from medgen.methods.diffusion_segmentation.infer import draw_masks, network_of
 from medgen.methods.diffusion_segmentation.phantom import draw_discs, draw_many, plain_logits, train_pair
 from medgen.methods.diffusion_segmentation.spec import SPEC
+from medgen.metrics.calibration import expected_calibration_error
 from medgen.metrics.overlap import dice
 from medgen.nets.diffusion_unet import DiffusionUNet, paper_unet
 from medgen.proofs import Mode, check, verdict
@@ -145,9 +146,13 @@ def _rendered(mode: Mode, seed: int, skipped: list[str]) -> Checks:
     mean = draws.mean(0)
     ensemble = float(np.mean([dice(m > 0.5, t) for m, t in zip(mean, slices.lesion, strict=True)]))
     wrong = (mean > 0.5) != slices.lesion
-    variance = draws.var(0)
+    variance, inside = draws.var(0), slices.brain
+    votes = (draws > 0.5).mean(0)
+    claims = [expected_calibration_error(chance[inside], slices.lesion[inside]) for chance in (votes, draws[0] > 0.5)]
     return [
         check(f"Rendered heads: Dice of five draws over one, {len(slices)} slices", ensemble, single, 0),
         check("Rendered heads: variance where the mask is wrong over where it is right",
               float(variance[wrong & slices.brain].mean()), float(variance[~wrong & slices.brain].mean()), 0),
+        check("Rendered heads: calibration error of the votes, against one draw's", claims[0], claims[1], 0,
+              higher=False),
     ]  # fmt: skip
