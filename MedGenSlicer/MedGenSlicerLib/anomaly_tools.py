@@ -11,6 +11,7 @@ import qt
 from slicer.i18n import tr as _
 
 from MedGenSlicerLib import ct_views, live_slice, map_threshold, provenance, views, widgets
+from MedGenSlicerLib.gate_tools import GATE, GateTools
 from MedGenSlicerLib.geometry import FrameChange
 from MedGenSlicerLib.jobs import Ticket
 from MedGenSlicerLib.live_slice import LiveSlice
@@ -37,6 +38,7 @@ class AnomalyTools:
         self._build_live(inside)
         _button, inside = widgets.section(layout, _("Threshold"), _("Cuts a segment out of a map."))
         self.threshold = MapThreshold(inside, self.maps, self._segment_made)
+        self.gate = GateTools(panel, layout)
         self._timer = qt.QTimer()
         self._timer.setInterval(WATCH_MS)
         self._timer.timeout.connect(self._watch)
@@ -186,6 +188,7 @@ class AnomalyTools:
         self._update_plot()
         self._update_live()
         self.threshold.update()
+        self.gate.update()
 
     def _update_sequences(self, newest: dict[str, Any]) -> None:
         made = [name for name in SEQUENCES if any(f"{start}_{name}" in newest for start in REDRAWN)]
@@ -334,7 +337,8 @@ class AnomalyTools:
 
     def job_ended(self, ticket: Ticket) -> None:
         """A job of this panel has ended: three views, at the slice that is most likely diseased."""
-        if ticket is self._told or not ticket.results():
+        self.gate.job_ended(ticket)
+        if ticket is self._told or not ticket.results() or ticket.method.id == GATE:
             return
         self._told = ticket
         self.live_slice.remove_nodes()
@@ -347,6 +351,7 @@ class AnomalyTools:
         self._timer.stop()
         self.live_slice.cleanup()
         self.threshold.cleanup()
+        self.gate.cleanup()
 
 
 def _guidance_place(guidance: float) -> int:

@@ -14,6 +14,7 @@ from medgen.worker.client import JobRequest
 from MedGenSlicerLib import brain_codes, jobs, node_bridge, steps, thumbnails, widgets
 from MedGenSlicerLib.brain_grid import MixGrid
 from MedGenSlicerLib.jobs import Ticket
+from MedGenSlicerLib.parameters_form import tooltip
 from MedGenSlicerLib.quick_jobs import Latest, QuickJob
 
 SEEDS = 999  # of the slider; the spin box under Advanced goes further
@@ -135,7 +136,7 @@ class SampleTools(Previews):
 class MixTools(Previews):
     """The crossover as a slider with A, mix and B; the matrix of all pairs of donors."""
 
-    shows = ("crossover", "row_a", "row_b")
+    shows = ("crossover",)
 
     def __init__(self, panel: Any, layout: Any) -> None:
         Previews.__init__(self, panel)
@@ -146,9 +147,7 @@ class MixTools(Previews):
         self.crossover = qt.QSlider(qt.Qt.Horizontal)
         crossover = panel.method.parameter("crossover")
         self.crossover.setRange(crossover.minimum, crossover.maximum)
-        self.crossover.setToolTip(
-            _("How many levels of the network, from the coarsest on, follow A; the rest follows B.")
-        )
+        self.crossover.setToolTip(tooltip(crossover))
         self.crossover.valueChanged.connect(lambda *_a: self._crossover_moved())
         self.crossover_label = qt.QLabel()
         layout.addLayout(widgets.row(qt.QLabel(_("Crossover")), self.crossover, self.crossover_label, stretch=1))
@@ -186,9 +185,7 @@ class MixTools(Previews):
         self.crossover.blockSignals(True)
         self.crossover.setValue(crossover)
         self.crossover.blockSignals(False)
-        self.crossover_label.setText(
-            _("{n} of {all} from A").format(n=crossover, all=method.parameter("crossover").maximum)
-        )
+        self.crossover_label.setText(_("{n} from A").format(n=crossover))
         pair = self.pair()
         self._take_noise()
         coarse, fine = (brain_codes.names(node) for node in pair) if pair is not None else ([], [])

@@ -216,7 +216,7 @@ class LookTools:
             if has_patient
             else _("Neither A nor B is a projected patient.")
         )
-        self.table.setVisible(bool(self.volumes))
+        self.table.setVisible(measuring and bool(self.volumes))  # then the results list shows what was kept
 
     def stop(self) -> None:
         """Nothing goes on; the scene closes or the panel goes."""

@@ -139,7 +139,7 @@ def test_the_crossover_slider_changes_the_preview_of_the_mix(driver, panel):
     extra.crossover.setValue(4)
     driver.wait(lambda: not extra.picture.empty())
     assert panel.state.value(panel.method, "crossover") == 4
-    assert extra.crossover_label.text() == "4 of 4 from A"
+    assert extra.crossover_label.text() == "4 from A"
 
 
 def fill_grid(driver, panel, seconds: float = 0.0):
@@ -415,3 +415,13 @@ def test_a_cohort_is_stopped(driver, panel, played_command, tmp_path):
     assert (
         tools.process is None and "Stopped" in tools.message.text() and tools.start_button.text() == "Make the cohort"
     )
+
+
+@pytest.mark.parametrize("name", ["MedGenBrainStyle", "MedGenSyntheticCT", "MedGenUltrasound", "MedGenAnomaly"])
+def test_every_generating_panel_has_the_gate_and_says_what_it_waits_for(driver, name):
+    gate = driver.open(name).panel.tools.gate
+    gate.button.setProperty("collapsed", False)
+    driver.process()
+    assert not gate.check.isEnabled() and "four synthetic images" in gate.check.toolTip()
+    hidden = (gate.form.rows["gate_real"].segment, gate.form.rows["gate_real"].frames)
+    assert all(each.isHidden() for each in hidden)  # unfolding does not bring up what is not meant for a set
