@@ -1,6 +1,7 @@
-"""A cine through the two ultrasound methods, in the worker as a panel runs it: how often it tells how far it is, how
-soon it ends after a cancel, and what memory a long cine leaves. The cine is the SonoSite one of the pydicom package.
-The issue asks for progress, cancel and flat memory; the bars put that in numbers.
+"""A cine through the two ultrasound methods, in the worker as a panel runs it: how long it is silent, how soon it
+ends after a cancel, and what memory a long cine leaves. The cine is the SonoSite one of the pydicom package. The issue
+asks for progress, cancel and flat memory; the bars put that in numbers. (The worker joins reports that follow one
+another fast, so fewer of them arrive than frames were done.)
 """
 
 from __future__ import annotations
@@ -38,12 +39,11 @@ def run(quick: bool) -> dict[str, Any]:
         found = _measured(method, parameters, frames, 60 if quick else LONG)
         details |= {f"{method}: {name}": value for name, value in found.items()}
         passed &= (
-            found["progress reports"] >= FRAMES
-            and found["longest silence, s"] <= GAP_BAR
+            found["longest silence, s"] <= GAP_BAR
             and found["from cancel to end, s"] <= CANCEL_BAR
             and found["memory left beside the result, MB"] <= MEMORY_BAR
         )
-    bars = f"a report a frame, silence {GAP_BAR} s, cancel {CANCEL_BAR} s, memory {MEMORY_BAR} MB"
+    bars = f"silence {GAP_BAR} s, cancel {CANCEL_BAR} s, memory {MEMORY_BAR} MB"
     return {"name": "us_cine", "passed": bool(passed), "details": {**details, "bars": bars}}
 
 
