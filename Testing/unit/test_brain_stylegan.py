@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -225,15 +226,36 @@ def test_a_step_trains_both_networks_with_every_term(tmp_path: Path) -> None:
 
 def test_the_warm_start_rebuilds_and_a_larger_network_goes_on_from_it(tmp_path: Path) -> None:
     made = some_material()
-    config = Config(SMALL, steps=30, warm=30, batch=4, half=False)
+    config = Config(replace(SMALL, skips=True), steps=30, warm=30, batch=4, half=False)
     train_stage(config, made, tmp_path / "small", ema_decay=None)
     lines = (tmp_path / "small" / "log.jsonl").read_text().splitlines()
     errors = [float(line.split('"error": ')[1].split(",")[0].rstrip("}")) for line in lines]
     assert errors[-1] < 0.8 * errors[0]
-    larger = Config(Architecture((8, 8, 8, 8), 8), steps=1, warm=1, batch=1, half=False)
+    larger = Config(Architecture((8, 8, 8, 8), 8, skips=True), steps=1, warm=1, batch=1, half=False)
     double = Material(made.images.repeat(2, 1).repeat(2, 2).repeat(2, 3), made.codes, made.template)
     network, steps = train_stage(larger, double, tmp_path / "large", tmp_path / "small", ema_decay=None)
     assert steps == 1 and network.architecture.shape() == (48, 56, 40)
+
+
+def test_a_network_with_skips_begins_as_good_as_the_one_it_grows_from() -> None:
+    torch.manual_seed(0)
+    small = Generator(Architecture((8, 8), 8, skips=True))
+    step = Step(
+        Config(Architecture((8, 8, 8), 8, skips=True), 1, 1), 0, (small.state_dict(), {}), torch.zeros(24, 28, 20)
+    )
+    w, noise = torch.randn(2, 6, 8), step.generator.noise(2)
+    before = F.interpolate(small(w[:, :4], noise[:3]), scale_factor=2, mode="trilinear")
+    after = step.generator(w, noise)
+    assert float((after - before).detach().square().mean()) < 0.1 * float(before.detach().var())
+    assert not torch.equal(after, before)
+
+
+def test_what_is_learnt_begins_at_the_mean() -> None:
+    network = Generator(SMALL)
+    before = network(torch.randn(1, 6, 8), network.noise(1))
+    network.begin_with(torch.full((24, 28, 20), 0.25))
+    after = network(torch.randn(1, 6, 8), network.noise(1)) - 0.25
+    assert float(after.abs().mean()) < 0.3 * float(before.abs().mean())
 
 
 def test_every_configuration_names_networks_that_follow_on_each_other() -> None:

@@ -19,18 +19,23 @@ from torch import Tensor, nn
 
 BASE = (6, 7, 5)  # voxels along k, j, i
 SLOPE, GAIN = 0.2, math.sqrt(2)
-MAPPING_LAYERS, MAPPING_RATE = 8, 0.01
+MAPPING_RATE = 0.01
 GROUP = 4  # of the minibatch's standard deviation
 EPS = 1e-8
+FAINT = 0.1
 
 
 @dataclass(frozen=True)
 class Architecture:
     """filters: channels of every level, the coarsest first: three levels make 24 x 28 x 20 voxels, five the paper's
-    96 x 112 x 80 (with the same number at each), six 192 x 224 x 160; latent: length of z and w."""
+    96 x 112 x 80 (with the same number at each), six 192 x 224 x 160; latent: length of z and w; mapping: layers from z
+    to w; skips: every level makes a picture and the sum counts, as StyleGAN2 has it and the paper has not: a network of
+    one level more begins as good as the one it grows from."""
 
     filters: tuple[int, ...] = (32, 32, 32)
     latent: int = 32
+    mapping: int = 8
+    skips: bool = False
 
     @property
     def levels(self) -> int:
@@ -115,21 +120,36 @@ class StyledConv(nn.Module):
 
 
 class Generator(nn.Module):
-    """`mapped` takes z to w, `forward` a w for every layer to the volume. `mean_w` is the running mean of w."""
+    """`mapped` takes z to w, `forward` a w for every layer to the volume. `mean_w` is the running mean of w;
+    `mean_image`, [1, 1, k, j, i], is added to what is made, 0 but for `begin_with`."""
 
     mean_w: Tensor
+    mean_image: Tensor
 
     def __init__(self, architecture: Architecture) -> None:
         super().__init__()
         self.architecture, latent = architecture, architecture.latent
-        self.mapping = nn.ModuleList(EqualLinear(latent, latent, rate=MAPPING_RATE) for _ in range(MAPPING_LAYERS))
+        self.mapping = nn.ModuleList(
+            EqualLinear(latent, latent, rate=MAPPING_RATE) for _ in range(architecture.mapping)
+        )
         filters = architecture.filters
         self.constant = nn.Parameter(torch.randn(1, filters[0], *BASE))
         widths = [width for width in filters for _ in range(2)]  # of what goes in and out of the layers
         self.layers = nn.ModuleList(StyledConv(a, b, latent) for a, b in pairwise(widths))
-        self.to_image = ModulatedConv(filters[-1], 1, latent, kernel=1, demodulate=False)
+        self.to_images = nn.ModuleList(
+            ModulatedConv(width, 1, latent, kernel=1, demodulate=False)
+            for width in (filters if architecture.skips else filters[-1:])
+        )
         self.image_bias = nn.Parameter(torch.zeros(1))
         self.register_buffer("mean_w", torch.zeros(latent))
+        self.register_buffer("mean_image", torch.zeros(1, 1, *architecture.shape()))
+
+    def begin_with(self, mean: Tensor) -> None:
+        """mean: [k, j, i], the mean picture of a small training: what is learnt is how others differ from it. The last
+        level, which has learnt nothing yet, adds next to nothing at first."""
+        self.mean_image.copy_(mean)
+        with torch.no_grad():
+            self.to_images[-1].weight.mul_(FAINT)  # type: ignore[union-attr,operator]
 
     def mapped(self, z: Tensor) -> Tensor:
         """[n, latent] to [n, latent]."""
@@ -157,9 +177,15 @@ class Generator(nn.Module):
         """w: [n, styles, latent]; noise: of every layer, [n or 1, 1, k, j, i]; dtype: that the features are computed
         in. Float32 [n, 1, k, j, i], about -1 to 1."""
         x = self.constant.expand(len(w), -1, -1, -1, -1).to(dtype).contiguous(memory_format=torch.channels_last_3d)
+        image = None
         for number, (layer, values) in enumerate(zip(self.layers, noise, strict=True)):
             x = layer(x, w[:, number], values, up=number % 2 == 1)
-        return self.to_image(x, w[:, -1]).float() + self.image_bias
+            last = number == len(self.layers) - 1
+            if number % 2 == 0 and (last or self.architecture.skips):
+                made = self.to_images[number // 2 if self.architecture.skips else 0](x, w[:, number + 1]).float()
+                image = made if image is None else F.interpolate(image, scale_factor=2, mode="trilinear") + made
+        assert image is not None
+        return image + self.image_bias + self.mean_image
 
 
 def mixed(first: Tensor, second: Tensor, crossover: int) -> Tensor:

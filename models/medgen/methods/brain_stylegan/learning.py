@@ -20,15 +20,18 @@ PATH_DECAY, MEAN_W_RATE = 0.01, 0.005
 @dataclass(frozen=True)
 class Config:
     """steps: in all; warm: at the start, in which the generator only rebuilds (the discriminator learns in the last
-    fifth of them); anchor: weight of the squared error of rebuilt brains, 0 for a plain GAN; r1, path: weights of the
-    two regularisers, 0 for none, taken every r1_every and path_every steps; mixing: share of drawn brains made of two
-    styles; half: compute in bfloat16, but not the regularisers."""
+    fifth of them, until then the rate is warm_rate times as high); betas: of Adam; anchor: weight of the squared error
+    of rebuilt brains, 0 for a plain GAN; r1, path: weights of the two regularisers, 0 for none, taken every r1_every
+    and path_every steps; mixing: share of drawn brains made of two styles; half: compute in bfloat16, but not the
+    regularisers."""
 
     architecture: Architecture
     steps: int
     warm: int
     batch: int = 8
     learning_rate: float = 2e-3
+    warm_rate: float = 2.0
+    betas: tuple[float, float] = (0.5, 0.99)
     anchor: float = 50.0
     r1: float = 4.0
     r1_every: int = 16
@@ -56,13 +59,14 @@ class TrainedGenerator(nn.Module):
 
 class Step:
     """start: weights of generator and discriminator to begin with, those of other shapes are left out: of networks of
-    half the size, whose levels become the coarse ones."""
+    half the size, whose levels become the coarse ones; mean: picture to begin with."""
 
     def __init__(
         self,
         config: Config,
         seed: int,
         start: tuple[dict[str, Tensor], dict[str, Tensor]] | None = None,
+        mean: Tensor | None = None,
     ) -> None:
         self.config = config
         self.dtype = torch.bfloat16 if config.half else torch.float32
@@ -71,10 +75,12 @@ class Step:
         for network, state in zip((self.generator, self.discriminator), start or (), strict=False):
             own = network.state_dict()
             network.load_state_dict({**own, **{k: v for k, v in state.items() if own[k].shape == v.shape}})
+        if mean is not None:
+            self.generator.begin_with(mean)
         self.trained = TrainedGenerator(self.generator)
         self.networks: dict[str, nn.Module] = {"generator": self.trained, "discriminator": self.discriminator}
         self.optimizers: dict[str, torch.optim.Optimizer] = {
-            name: torch.optim.Adam(network.parameters(), config.learning_rate, betas=(0.0, 0.99), eps=1e-8)
+            name: torch.optim.Adam(network.parameters(), config.learning_rate, betas=config.betas, eps=1e-8)
             for name, network in self.networks.items()
         }
 

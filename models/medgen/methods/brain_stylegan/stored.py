@@ -44,7 +44,7 @@ def load_stored(path: Path, device: str = "cpu") -> Stored:
     if TEMPLATE not in state or "filters" not in facts:
         raise BadInput(f"'{path.name}' holds no brain generator.")
     template = state.pop(TEMPLATE).numpy()
-    network = Generator(Architecture(tuple(facts["filters"]), facts["latent"]))
+    network = Generator(Architecture(**{**facts, "filters": tuple(facts["filters"])}))
     network.load_state_dict(state)
     network.requires_grad_(False)
     return Stored(network.to(torch.device(device)).eval(), from_array(template, model_grid(TEMPLATE_MM)))

@@ -19,7 +19,7 @@ from torch import Tensor
 
 import medgen
 from medgen.errors import BadInput
-from medgen.imaging.brain_alignment import FIELD_MM, TEMPLATE_MM, pooled
+from medgen.imaging.brain_alignment import FIELD_MM, TEMPLATE_MM
 from medgen.imaging.phantoms import TRAIN_HEADS
 from medgen.imaging.phantoms.aligned_brains import AlignedBrains, load_aligned_brains, render_aligned_brains
 from medgen.method import Progress
@@ -32,7 +32,6 @@ from medgen.training.loop import LoopConfig
 from medgen.training.loop import train as train_loop
 from medgen.weights import load_card
 
-WARM_RATE = 5.0
 CODED = 24  # voxels along k of the pictures whose principal components are the codes, whatever the network's size
 VARIANTS = {**dict.fromkeys(range(1, 15), 26), **dict.fromkeys(range(15, 21), 8)}
 GENERATOR, DISCRIMINATOR = "generator.pt", "discriminator.pt"  # of a stage, for the next one
@@ -50,6 +49,10 @@ class Stage:
     variants: tuple[tuple[int, int], ...] = tuple(VARIANTS.items())
 
 
+def starter(*filters: int) -> Architecture:
+    return Architecture(filters, latent=32, mapping=2, skips=True)
+
+
 FD64 = Architecture((64,) * 5, 64)
 CONFIGS: dict[str, tuple[Stage, ...]] = {
     "smoke": (
@@ -57,12 +60,14 @@ CONFIGS: dict[str, tuple[Stage, ...]] = {
               variants=((1, 2), (2, 2))),
     ),
     "small": (
-        Stage("brain_8mm.safetensors", Config(Architecture((32, 32, 32), 32), steps=1250, warm=600)),
-        Stage("brain_4mm.safetensors", Config(Architecture((32, 32, 32, 16), 32), steps=1000, warm=150, batch=4)),
+        Stage("brain_16mm.safetensors", Config(starter(32, 32), steps=6200, warm=4500, warm_rate=5.0)),
+        Stage("brain_8mm.safetensors", Config(starter(32, 32, 16), steps=1500, warm=300)),
+        Stage("brain_4mm.safetensors", Config(starter(32, 32, 16, 16), steps=750, warm=100, batch=4)),
     ),
     "paper": (
         Stage("brain_2mm.safetensors",
-              Config(FD64, steps=60_000, warm=0, batch=16, anchor=0.0, r1=0.0, half=False), ema_decay=0.999),
+              Config(FD64, steps=60_000, warm=0, batch=16, betas=(0.0, 0.99), anchor=0.0, r1=0.0, half=False),
+              ema_decay=0.999),
     ),
 }  # fmt: skip
 
@@ -90,9 +95,9 @@ def material(brains: AlignedBrains, architecture: Architecture) -> Material:
     pool = brains.images.shape[1] // architecture.shape()[0]
     if pool < 1:
         raise BadInput("These brains are coarser than the network: render them in finer voxels.")
-    images = 2 * brains.values(brains.of_heads(TRAIN_HEADS), pool) - 1
-    images = np.concatenate([images, images[..., ::-1]])
-    coarse = np.stack([pooled(image, images.shape[1] // CODED) for image in images])
+    numbers = brains.of_heads(TRAIN_HEADS)
+    images, coarse = (2 * brains.values(numbers, factor) - 1 for factor in (pool, brains.images.shape[1] // CODED))
+    images, coarse = (np.concatenate([part, part[..., ::-1]]) for part in (images, coarse))
     return Material(images, principal_codes(coarse, architecture.latent), brains.template)
 
 
@@ -145,7 +150,8 @@ def train_stage(
     start = None
     if before is not None:
         start = tuple(torch.load(before / name, weights_only=True) for name in (GENERATOR, DISCRIMINATOR))
-    step = Step(config, seed, start)
+    mean = torch.from_numpy(brains.images.mean(0)) if config.anchor else None
+    step = Step(config, seed, start, mean)
     loop = LoopConfig(
         steps=config.steps,
         seed=seed,
@@ -166,9 +172,9 @@ def train_stage(
 
 
 def schedule(number: int, config: Config) -> float:
-    """Five times the rate while only the generator learns, down to a tenth of it over the last third."""
+    """`warm_rate` while only the generator learns, then 1, down to a tenth over the last third."""
     if number < config.alone:
-        return WARM_RATE
+        return config.warm_rate
     return 1.0 - 0.9 * max(0.0, 3 * number / config.steps - 2)
 
 
