@@ -142,6 +142,7 @@ class MixTools(Previews):
         Previews.__init__(self, panel)
         self._grid_job: Optional[QuickJob] = None
         self._draw_job: Optional[QuickJob] = None
+        self._made_of: Any = None  # what the matrix shows
         self.picture.say(_("A, the mix and B appear here."))
         layout.addWidget(self.picture)
         self.crossover = qt.QSlider(qt.Qt.Horizontal)
@@ -190,6 +191,7 @@ class MixTools(Previews):
         self._take_noise()
         coarse, fine = (brain_codes.names(node) for node in pair) if pair is not None else ([], [])
         self.grid.set_donors(coarse, fine)
+        self._forget_old_mixes(pair, crossover)
         rows = state.value(method, "row_a") - 1, state.value(method, "row_b") - 1
         self.grid.chosen = rows if pair is not None else None
         filling = self.filling()
@@ -198,8 +200,17 @@ class MixTools(Previews):
         self.fill.setToolTip(
             _("A small picture of every mix; they come one by one.") if pair else _("Choose A and B, or draw donors.")
         )
-        self.draw.setEnabled(self._draw_job is None)
+        self.draw.setEnabled(self._draw_job is None or self._draw_job.dropped)
         self.follow_settings((crossover, rows, tuple(node.GetID() for node in pair) if pair is not None else ()))
+
+    def _forget_old_mixes(self, pair: Any, crossover: int) -> None:
+        """Pictures of other codes or of another crossover are no pictures of what Apply would make."""
+        made_of = (crossover, *(node.GetTable().GetMTime() for node in pair or ()))
+        if made_of != self._made_of and not self.filling():
+            self._made_of = made_of
+            if self.grid.cells:
+                self.grid.clear_cells()
+                self.words.setText(_("A, B or the crossover have changed: fill the matrix again."))
 
     def _take_noise(self) -> None:
         """A projected brain brings the noise maps that were found with it; offered once a code, then the user's."""
@@ -305,14 +316,15 @@ class MixTools(Previews):
         parameters = {"crossover": self.panel.state.value(self.panel.method, "crossover"), SIZE: PREVIEW}
         request = self.job(sibling(self.panel.method.id, "grid"), inputs, parameters)
         total = len(self.grid.donors[0]) * len(self.grid.donors[1])
-        donors = self.grid.donors
+        donors, limits = self.grid.donors, []
         self.grid.clear_cells()
 
         def show(name: str, image: Any) -> None:
             row, column = (int(part) - 1 for part in name.split(","))
             if self.grid.donors is donors:
                 image = image[0] if isinstance(image, list) else image
-                self.grid.show_cell(row, column, thumbnails.axial(image))
+                limits[:] = limits or [thumbnails.window(image)]  # of the first one, so that all can be compared
+                self.grid.show_cell(row, column, thumbnails.axial(image, limits[0]))
                 self.words.setText(_("{n} of {all} mixes.").format(n=len(self.grid.cells), all=total))
 
         def done(outputs: dict[str, Any]) -> None:
@@ -350,19 +362,20 @@ class ProjectTools:
         layout.addWidget(self.picture)
         self.words = widgets.text_label()
         layout.addWidget(self.words)
-        self._target_id = ""
+        self._target: Any = ""
         self._shown: Any = None
         self._stop: Any = None
         self.update()
 
     def update(self) -> None:
         node = self.panel.inputs.reference()
-        node_id = node.GetID() if node is not None else ""
-        if node_id == self._target_id:
+        data = node.GetImageData() if node is not None else None
+        target = (node.GetID(), data.GetMTime()) if data is not None else None
+        if target == self._target:
             return
-        self._target_id = node_id
+        self._target = target
         self.cleanup()
-        if node is None or node.GetImageData() is None:
+        if data is None:
             self.target.say(_("Choose the T1 brain above."))
             return
 

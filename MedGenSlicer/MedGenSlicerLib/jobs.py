@@ -338,7 +338,7 @@ class JobController:
             self._tell(None)
             return
         for job in [each for each in self.quick if each.client is client and each.id == event.job_id]:
-            if job.handle(event):
+            if job.handle(event) and job in self.quick:
                 self.quick.remove(job)
                 client.forget(job.id)
             return

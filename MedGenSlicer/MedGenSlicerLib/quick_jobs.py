@@ -96,6 +96,7 @@ class Latest:
     def _send(self) -> None:
         if self._job is not None and self._job.waiting():  # behind a long job, perhaps
             self._controller.withdraw(self._job)
+        if self._job is not None and self._job.dropped:  # here, or because the scene was closed
             self._job = None
         if self._job is not None:
             return  # its end asks again

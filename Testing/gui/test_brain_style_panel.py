@@ -148,7 +148,9 @@ def fill_grid(driver, panel, seconds: float = 0.0):
     extra.number.setValue(3)
     driver.click(extra.draw)
     driver.wait(lambda: len(extra.grid.donors[0]) == 3)
-    assert extra.grid.donors == ([f"seed {n}" for n in range(3)], [f"seed {n}" for n in range(3, 6)])
+    first = panel.state.option("seed", 0)
+    names = [f"seed {n}" for n in range(first, first + 6)]
+    assert extra.grid.donors == (names[:3], names[3:])
     return extra
 
 
@@ -309,6 +311,24 @@ def test_closing_the_scene_stops_previews_matrix_and_projection(driver, panel):
     assert ticket.state == "cancelled"
     brain, _code = draw(driver, panel, 1)  # and all goes on
     assert brain is not None
+
+
+def test_after_a_closed_scene_previews_and_donors_come_again(driver, panel):
+    choose(driver, panel, "gui_brain")
+    panel.state.set_value(panel.method, "seconds", 5.0)
+    panel.extra.seed.setValue(3)
+    driver.wait(lambda: bool(panel.controller.quick))
+    driver.scene.Clear(False)
+    driver.wait(lambda: not panel.controller.quick)
+    driver.process(100)
+    panel.extra.seed.setValue(4)
+    driver.wait(lambda: not panel.extra.picture.empty())
+    extra = fill_grid(driver, panel)
+    driver.click(extra.fill)
+    driver.wait(lambda: not extra.filling())
+    extra.crossover.setValue(3)  # the pictures are of another crossover now
+    driver.process(50)
+    assert extra.grid.cells == {} and "fill the matrix again" in extra.words.text()
 
 
 def test_the_gate_is_one_button_and_its_verdict_a_sentence(driver, panel):
