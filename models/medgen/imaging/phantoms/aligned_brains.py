@@ -78,7 +78,7 @@ def render_aligned_brains(
     for number, head in enumerate(sorted(variants)):
         progress.raise_if_cancelled()
         progress.report("Reading heads", 0.3 * number / len(variants), f"head {head}")
-        heads[head] = _read(head)
+        heads[head] = head_anatomy(brain_box(load_head(head), margin=12))
     template = _template([h for n, h in heads.items() if n in TRAIN_HEADS] or list(heads.values()))
     images, rows = [], []
     ventricles, trained = np.zeros(template.GetSize()[::-1], np.float32), 0
@@ -103,7 +103,7 @@ def render_aligned_brains(
 
 
 @dataclass(frozen=True)
-class _Head:
+class HeadAnatomy:
     """labels: round the brain, 1 mm; t1: clean, stripped, 0..1; to_ventricle: mm to the lateral ventricles, 0 inside;
     away: its gradient [3 (x, y, z), k, j, i]; to_csf: mm to the CSF outside the brain."""
 
@@ -114,8 +114,8 @@ class _Head:
     to_csf: Float32
 
 
-def _read(number: int) -> _Head:
-    labels = brain_box(load_head(number), margin=12)
+def head_anatomy(labels: sitk.Image) -> HeadAnatomy:
+    """labels: a head label map in voxels of 1 mm, LPS axes."""
     array = to_array(labels)
     t1 = _stripped_t1(labels, np.random.default_rng(0), Scan(bias=0, texture=0, noise=0), None)
     to_ventricle = ndimage.distance_transform_edt(~np.isin(array, VENTRICLES)).astype(np.float32)
@@ -123,10 +123,10 @@ def _read(number: int) -> _Head:
     away = np.stack(np.gradient(smooth)[::-1])
     away /= np.maximum(np.linalg.norm(away, axis=0), 1e-3)
     outside = array == CSF
-    return _Head(labels, t1, to_ventricle, away, ndimage.distance_transform_edt(~outside).astype(np.float32))
+    return HeadAnatomy(labels, t1, to_ventricle, away, ndimage.distance_transform_edt(~outside).astype(np.float32))
 
 
-def _template(heads: list[_Head]) -> sitk.Image:
+def _template(heads: list[HeadAnatomy]) -> sitk.Image:
     """The mean of the heads: first with their centres on each other, then aligned to that mean."""
     grid = model_grid(TEMPLATE_MM)
     found = []
@@ -147,7 +147,7 @@ def _stripped_t1(labels: sitk.Image, rng: np.random.Generator, scan: Scan, contr
 
 
 def _render(
-    head: _Head, way: sitk.Transform, rng: np.random.Generator, voxel_mm: float, plain: bool
+    head: HeadAnatomy, way: sitk.Transform, rng: np.random.Generator, voxel_mm: float, plain: bool
 ) -> tuple[Float32, Float32, tuple[float, float]]:
     """The T1 [k, j, i], the lateral ventricles' share of each voxel of 4 mm, and the widening (mm) of ventricles and
     sulci. plain: the head's own shape."""
@@ -160,7 +160,7 @@ def _render(
         old = rng.beta(1.0, 1.6)  # of 1; young brains are as frequent as in a clinic's normal scans
         wide, open_ = 7.0 * old * rng.uniform(0.6, 1.2), 2.0 * old * rng.uniform(0.5, 1.3)
     points = _points(grid, way, head.labels)
-    labels = _atrophied(head, points, wide, open_)
+    labels = atrophied(head, points, wide, open_)
     ventricle = pooled(np.isin(labels, VENTRICLES).astype(np.float32), round(TEMPLATE_MM / fine))
     scan = Scan(
         psf_fwhm_mm=float(rng.uniform(1.0, 2.5)),
@@ -187,8 +187,9 @@ def _points(grid: sitk.Image, way: sitk.Transform, labels: sitk.Image) -> Float3
     return np.moveaxis(index[..., ::-1], -1, 0).astype(np.float32)
 
 
-def _atrophied(head: _Head, points: Array, wide: float, open_: float) -> Array:
-    """Labels at the points, ventricles `wide` mm wider on every side, sulci opened by `open_` mm of cortex on both.
+def atrophied(head: HeadAnatomy, points: Array, wide: float, open_: float) -> Array:
+    """Labels at the points (indices [3 (k, j, i), ...] in the label map), ventricles `wide` mm wider on every side,
+    sulci opened by `open_` mm of cortex on both.
 
     What lies nearer to a ventricle than `wide` becomes ventricle; what lies at the distance d beyond it comes from
     d - wide exp(-(d - wide) / REACH): at the new wall from the old one, further out from ever nearer to itself.
