@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -80,13 +81,13 @@ def _train(
     """losses: filled with the mean over the classes, epoch after epoch."""
     models, rows = {}, []
     for number, (label, own) in enumerate(members.items()):
-        row: list[float] = []
+        row = [0.0] * parameters["epochs"]
         share = TRAINED / len(members)
         bar = _reporter(context, f"Learning class {label}", number * share, (number + 1) * share)
 
         def report(done: float, loss: float, bar: Callable[[float], None] = bar, row: list[float] = row) -> None:
             bar(done)
-            row.append(loss)
+            row[math.ceil(done * len(row) - 1e-6) - 1] = loss  # of an epoch its last update
 
         models[label] = fit(cohort.values[own], settings_of(parameters), context.seed, context.device, report)
         rows.append(row)

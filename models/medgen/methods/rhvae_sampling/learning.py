@@ -15,7 +15,7 @@ from medgen.methods.rhvae_sampling.geometry import FIXED_POINT_STEPS, Metric, ne
 from medgen.methods.rhvae_sampling.net import LARGEST_FLAT, Rhvae
 
 LEAPS, STEP, BETA_ZERO_ROOT = 3, 0.01, 0.3
-RATE, BATCH, CONVOLVED_BATCH = 1e-3, 200, 32
+RATE, BATCH, CONVOLVED_BATCH = 1e-3, 200, 16
 REACH = 1.25  # T over the mean distance of a centroid to the nearest other one, where T is found
 FOLLOW = 0.1  # share of the way that T goes towards it in an epoch
 MOST_CENTROIDS = 2000
@@ -56,24 +56,25 @@ def fit(
     device: str = "cpu",
     report: Callable[[float, float], None] | None = None,
 ) -> Fitted:
-    """Trains on (n, *shape) in [0, 1]. report: told after each epoch the share that is done and the loss, may raise
+    """Trains on (n, *shape) in [0, 1]. report: told after each update the share that is done and the loss, may raise
     Cancelled."""
     torch.manual_seed(seed)
     network = Rhvae(images.mean(0), settings.latent).to(device)
     optimizer = torch.optim.Adam(network.parameters(), RATE)
     batch = BATCH if images[0].numel() <= LARGEST_FLAT else CONVOLVED_BATCH
     temperature = settings.temperature or 1.0
+    updates = -(-len(images) // batch)
     for epoch in range(settings.epochs):
-        for part in torch.randperm(len(images)).split(batch):
+        for number, part in enumerate(torch.randperm(len(images)).split(batch), 1):
             loss = negative_elbo(network, images[part].to(device), temperature, settings)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
+            if report is not None:
+                report((epoch + number / updates) / settings.epochs, float(loss.detach()))
         if settings.riemannian and not settings.temperature:
             codes = encode(network, images)[0]
             temperature += FOLLOW * (REACH * nearest_distance(codes) - temperature)
-        if report is not None:
-            report((epoch + 1) / settings.epochs, float(loss.detach()))
     codes, matrices = encode(network.eval(), images)
     metric = Metric(codes.double(), matrices.double(), temperature, settings.floor)
     return Fitted(network, reduced(metric, MOST_CENTROIDS, seed), codes.double())
