@@ -107,9 +107,10 @@ def _compare(path: str) -> dict[str, Any]:
 
     from medgen.imaging.geometry import from_array, paste_back, to_array
     from medgen.imaging.head_preparation import prepare_head
-    from medgen.methods.frequency_mr_to_ct.infer import half_on_cpu, load_network, predict
+    from medgen.methods.frequency_mr_to_ct.infer import load_network, predict
     from medgen.methods.frequency_mr_to_ct.loss import LOWEST_HU, RANGE_HU, SPACING_MM
     from medgen.methods.frequency_mr_to_ct.spec import FREQUENCY
+    from medgen.nets.half_precision import half_precision
 
     context, parameters = _context(), FREQUENCY.check_parameters({})
     head = prepare_head(sitk.ReadImage(path), None, SPACING_MM, remove_bias=False)
@@ -129,7 +130,7 @@ def _compare(path: str) -> dict[str, Any]:
         def forward(windows: torch.Tensor) -> torch.Tensor:
             if not half:
                 return network(windows).ct
-            with half_on_cpu(windows.device):
+            with half_precision(windows.device):
                 return network(windows.contiguous(memory_format=torch.channels_last_3d)).ct
 
         with torch.no_grad():

@@ -21,6 +21,7 @@ from medgen.method import Context
 from medgen.methods.frequency_mr_to_ct.loss import LOWEST_HU, RANGE_HU, SPACING_MM
 from medgen.methods.frequency_mr_to_ct.net import FrequencyNet, network_from_state
 from medgen.metrics.synthetic_ct import compare, metrics_table
+from medgen.nets.half_precision import half_precision
 
 Array = npt.NDArray[Any]
 Mask = npt.NDArray[np.bool_]
@@ -100,7 +101,7 @@ def predict(
     maps = bool(parameters["frequency_maps"])
 
     def forward(windows: Tensor) -> Tensor:
-        with half_on_cpu(windows.device):
+        with half_precision(windows.device):
             split = network(windows.contiguous(memory_format=torch.channels_last_3d))
         return torch.cat([split.ct, split.high, split.share], 1) if maps else split.ct
 
@@ -126,12 +127,6 @@ def predict(
     if maps:
         found |= {"high": (mean[1] * RANGE_HU).numpy(), "share": mean[2].clamp(0, 1).numpy()}
     return found
-
-
-def half_on_cpu(device: torch.device) -> torch.autocast:
-    """bfloat16 where a CPU computes with it, three times faster (the last layers stay float32: `FrequencyNet`)."""
-    able = device.type == "cpu" and bool(torch.cpu.get_capabilities().get("avx512_bf16"))
-    return torch.autocast("cpu", torch.bfloat16, enabled=able)
 
 
 def windowed(

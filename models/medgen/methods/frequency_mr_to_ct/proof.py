@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from medgen.errors import BadInput
 from medgen.imaging.sliding_window import sliding_window
 from medgen.method import Progress, SilentProgress
-from medgen.methods.frequency_mr_to_ct.infer import half_on_cpu
 from medgen.methods.frequency_mr_to_ct.loss import RANGE_HU, frequency_loss
 from medgen.methods.frequency_mr_to_ct.net import FrequencyNet, Refinement, Split
 from medgen.methods.frequency_mr_to_ct.proof_pairs import (
@@ -31,14 +30,15 @@ from medgen.methods.frequency_mr_to_ct.proof_pairs import (
 )
 from medgen.methods.frequency_mr_to_ct.proof_scans import scans, starter_heads
 from medgen.methods.frequency_mr_to_ct.spec import FREQUENCY
+from medgen.nets.half_precision import half_precision
 from medgen.nets.unet3d import UNet3d, conv_norm
 from medgen.proofs import Mode, check, verdict
 from medgen.shared_data import shared_folder
 
 Checks = list[dict[str, Any]]
 Array = npt.NDArray[Any]
-WIDTH, CROP, BATCH, LEARNING_RATE = 8, 32, 1, 2e-3
-STEPS = {"normal": 300, "full": 1500}
+WIDTH, CROP, BATCH, LEARNING_RATE = 16, 32, 1, 2e-3
+STEPS = {"normal": 600, "full": 1500}
 TEST_CROPS = 48
 ARMS = ("plain L1", "no frequency term", "full")
 
@@ -137,7 +137,7 @@ def train_arm(arm: str, learnt: list[Pair], seed: int, steps: int) -> nn.Module:
     falling = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     for step in range(steps):
         mr, ct, high = as_tensors(crops(learnt, (CROP,) * 3, BATCH, (seed, step)))
-        with half_on_cpu(mr.device):
+        with half_precision(mr.device):
             found = network(mr)
         if arm == "plain L1":
             loss = (found.float() - ct).abs().mean()

@@ -22,9 +22,9 @@ from medgen.errors import BadInput
 from medgen.imaging.phantoms import TRAIN_HEADS, VALIDATION_HEADS
 from medgen.losses.adversarial import discriminator_loss, generator_loss
 from medgen.method import Progress, SilentProgress
-from medgen.methods.frequency_mr_to_ct.infer import half_on_cpu
 from medgen.methods.frequency_mr_to_ct.loss import LOWEST_HU, RANGE_HU, SPACING_MM, frequency_loss, low_frequencies
 from medgen.methods.frequency_mr_to_ct.net import Critic, FrequencyNet
+from medgen.nets.half_precision import half_precision
 from medgen.nets.unet3d import PAPER_WIDEST
 from medgen.training.export import export_weights
 from medgen.training.loop import LoopConfig, Update
@@ -173,7 +173,7 @@ def body_mae_hu(network: nn.Module, batches: list[Batch]) -> float:
     errors: list[float] = []
     device = next(network.parameters()).device
     for mr, ct, _ in batches:
-        with half_on_cpu(device):
+        with half_precision(device):
             found = network(mr.to(device).contiguous(memory_format=torch.channels_last_3d)).ct.cpu()
         inside = ct * RANGE_HU + LOWEST_HU > -500
         errors.append(float((found - ct)[inside].abs().mean()) * RANGE_HU)

@@ -17,6 +17,7 @@ from medgen.imaging.geometry import canonical, crop_to_mask, from_array, paste_b
 from medgen.imaging.resampling import grid_like, resample, resample_labels
 from medgen.method import Context
 from medgen.methods.multiplanar_unet.labels import BONE, CLASSES, LABELS
+from medgen.nets.half_precision import half_precision
 from medgen.nets.unet2d import UNet2d, unet_from_state
 
 SPACING_MM = 1.0
@@ -116,14 +117,6 @@ def probabilities(planes: torch.Tensor, network: UNet2d, device: str) -> torch.T
     with half_precision(device):
         logits = network(padded)
     return logits[..., :height, :width].float().softmax(1).to("cpu", torch.float16)
-
-
-def half_precision(device: str) -> torch.autocast:
-    """float16 on a GPU, bfloat16 on processors that reckon in it (it more than halves the time), else float32."""
-    if device.startswith("cuda"):
-        return torch.autocast("cuda", torch.float16)
-    able = torch.cpu.get_capabilities()
-    return torch.autocast("cpu", torch.bfloat16, enabled=bool(able.get("avx512_bf16") or able.get("amx_bf16")))
 
 
 def volumes_table(labels: sitk.Image) -> dict[str, list[Any]]:
