@@ -182,7 +182,9 @@ class Generator(nn.Module):
             x = layer(x, w[:, number], values, up=number % 2 == 1)
             last = number == len(self.layers) - 1
             if number % 2 == 0 and (last or self.architecture.skips):
-                made = self.to_images[number // 2 if self.architecture.skips else 0](x, w[:, number + 1]).float()
+                # what a coarse level shows goes with the level's own style, the last picture has a style to itself
+                style = w[:, number + 1] if last else w[:, number]
+                made = self.to_images[number // 2 if self.architecture.skips else 0](x, style).float()
                 image = made if image is None else F.interpolate(image, scale_factor=2, mode="trilinear") + made
         assert image is not None
         return image + self.image_bias + self.mean_image

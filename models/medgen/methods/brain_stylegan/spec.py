@@ -159,7 +159,7 @@ PROJECT = _own(
     ),
     (
         Int("steps", "Steps", 200, "The paper takes 1000.", minimum=10, maximum=3000, step=10),
-        Float("rate", "Learning rate", 0.1, "The paper takes 0.3 for 1000 steps.", advanced=True, minimum=0.001,
+        Float("rate", "Learning rate", 0.3, "As in the paper.", advanced=True, minimum=0.001,
               maximum=1.0, step=0.01),
         Bool("optimise_noise", "Find the noise too", True, "Finer detail, not part of the code.", advanced=True),
         Bool("pooled", "Coarse match too", True, "The pooled picture's error counts as much as the whole one's.",
