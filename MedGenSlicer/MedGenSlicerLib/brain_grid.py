@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Optional
 
+import numpy as np
 import qt
 from slicer.i18n import tr as _
 
@@ -39,7 +40,9 @@ class MixGrid(qt.QWidget):
         return max(16, min(CELL, (max(PANEL, self.property("width")) - LEFT) // columns))
 
     def show_cell(self, row: int, column: int, picture: Any) -> None:
-        """picture: uint8 [rows, columns]."""
+        """picture: uint8 [rows, columns]; a cell is square, so black is put beside what is not."""
+        short = [max(picture.shape) - n for n in picture.shape]
+        picture = np.pad(picture, [(n // 2, n - n // 2) for n in short])
         self.cells[row, column] = thumbnails.pixmap(picture)
         self.update()
 
