@@ -275,8 +275,6 @@ def brain_style(folder: Path) -> None:
     DRIVER.wait(lambda: not extra.picture.empty() and not panel.controller.quick, 300)
     ticket = DRIVER.run(panel, 600)
     assert ticket.state == "finished", ticket.error
-    panel.tools.look.start_measuring()
-    DRIVER.wait(lambda: len(panel.tools.look.volumes) == 3 and panel.tools.made("brain_volumes") is not None, 1200)
     pictures = []
     for place in views.PLACES:
         pictures.append(folder / f".brain-{place}.png")
