@@ -263,7 +263,6 @@ def brain_style(folder: Path) -> None:
     DRIVER.process(200)
     panel.extra.seed.setValue(7)
     DRIVER.wait(lambda: not panel.extra.picture.empty(), 300)
-    grab(widget.parent, folder / "MedGenBrainStyle-draw.png")
     panel.chooser.choose("brain_stylegan_mix")
     DRIVER.process(100)
     extra = panel.extra
@@ -307,6 +306,7 @@ def stripped_brain():
     return volume
 
 
+def anomaly(folder: Path) -> None:
 def other_panels(folder: Path) -> None:
     """Every other module, as it opens."""
     for name in harness.module_names():
