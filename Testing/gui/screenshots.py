@@ -307,6 +307,52 @@ def stripped_brain():
 
 
 def anomaly(folder: Path) -> None:
+    """Multiple sclerosis (Lesjak et al. 2017, CC BY), where the shared data are: three views, the plot, one slice
+    redrawn with another guidance, a threshold."""
+    from harness import views as drawn
+
+    from medgen.diffusion.real_cases import ms_cases
+    from MedGenSlicerLib import live_slice, method_catalogue, node_bridge
+
+    case = next(iter(ms_cases()), None)
+    if case is None or not method_catalogue.has_weights("diffusion_anomaly"):
+        return
+    widget = DRIVER.open("MedGenAnomaly")
+    panel = widget.panel
+    panel.chooser.choose("diffusion_anomaly")
+    for name, image in case.images.items():
+        node = DRIVER.scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", f"MS {name}")
+        node_bridge.fill_volume(node, image)
+        node.CreateDefaultDisplayNodes()
+        panel.inputs.rows[name].selector.setCurrentNode(node)
+    panel.inputs.rows["T1c"].selector.setCurrentNode(None)
+    for name, value in (("from_mm", 70.0), ("to_mm", 95.0)):  # quicker
+        panel.state.set_value(panel.method, name, value)
+    DRIVER.process(200)
+    ticket = DRIVER.run(panel, 900)
+    assert ticket.state == "finished", ticket.error
+    tools = panel.tools
+    DRIVER.process(200)
+    middle = [number for number, at in enumerate(tools.slices()["position_mm"]) if 70 <= at <= 95]
+    tools.go_to(max(middle, key=lambda number: tools.slices()["p_diseased"][number]))
+    tools.flair.setChecked(True)
+    tools.live_section.setProperty("collapsed", False)
+    tools.live.setChecked(True)
+    DRIVER.wait(lambda: tools.live_slice.node(live_slice.MAP) is not None, 120)
+    DRIVER.process(300)
+    pictures = []
+    for place in ("Left", "Middle", "Right"):
+        node = drawn.slicer.mrmlScene.GetNodeByID(f"vtkMRMLSliceNodeMedGen{place}")
+        offset = node.GetSliceOffset()
+        pictures.append(folder / f".anomaly-{place}.png")
+        drawn.draw_slice(f"MedGen{place}", pictures[-1], VIEW, VIEW, offset)
+    beside(grab(widget.parent, folder / ".anomaly-panel.png"), pictures, folder / "MedGenAnomaly.png")
+    tools.live.setChecked(False)
+    panel.chooser.choose("diffusion_edit")
+    DRIVER.process(200)
+    grab(widget.parent, folder / "MedGenAnomaly-edit.png")
+
+
 def other_panels(folder: Path) -> None:
     """Every other module, as it opens."""
     for name in harness.module_names():
