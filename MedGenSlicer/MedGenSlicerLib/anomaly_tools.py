@@ -21,7 +21,6 @@ from MedGenSlicerLib.slice_plot import SlicePlot
 MAPS = ("anomaly_map", "mean", "votes", "staple")  # outputs that a threshold cuts
 CHANGE = ("anomaly_map", "difference", "variance")  # what the third view shows
 REDRAWN = ("healthy", "redrawn", "edited", "mean")  # what the second one shows; of sequences: <this>_<name>
-SEQUENCES = ("FLAIR", "T2", "T1", "T1c")
 GUIDANCE_STEPS = 300  # of the slider: 0, then 1 to 1000 on a log scale
 WATCH_MS = 250
 
@@ -191,7 +190,7 @@ class AnomalyTools:
         self.gate.update()
 
     def _update_sequences(self, newest: dict[str, Any]) -> None:
-        made = [name for name in SEQUENCES if any(f"{start}_{name}" in newest for start in REDRAWN)]
+        made = [name for name in live_slice.SEQUENCES if any(f"{start}_{name}" in newest for start in REDRAWN)]
         if made != [self.sequence.itemData(i) for i in range(self.sequence.property("count"))]:
             widgets.set_combo(self.sequence, [(name, name) for name in made], widgets.combo_data(self.sequence))
         self.sequence.setVisible(len(made) > 1)

@@ -21,6 +21,7 @@ from MedGenSlicerLib.quick_jobs import QuickJob
 
 PREVIEWS = {"diffusion_anomaly": "diffusion_anomaly_slice", "diffusion_anomaly_xray": "diffusion_anomaly_xray"}
 POINT = ("r_mm", "a_mm", "s_mm")
+SEQUENCES = ("FLAIR", "T2", "T1", "T1c")  # the one to show first
 DEBOUNCE_MS = 350
 MAP, HEALTHY = "map", "healthy"
 
@@ -67,7 +68,8 @@ class LiveSlice:
 
     def possible(self) -> bool:
         method = self.panel.method
-        return method is not None and method.id in PREVIEWS and not self.panel.reason_off()
+        known = method is not None and method.id in PREVIEWS
+        return known and self.panel.inputs.reference() is not None and not self.panel.reason_off()
 
     def wanted(self) -> Any:
         """What a request depends on."""
@@ -105,6 +107,7 @@ class LiveSlice:
         self._timer.stop()
         self._asked = None
         self._cancel()
+        self._told("")
 
     def _cancel(self) -> None:
         self._stop()
@@ -163,9 +166,9 @@ class LiveSlice:
         if asked != self._asked or self.panel.state is None or reference.GetScene() is None:
             return
         report = dict(zip(*outputs["report"].values()))
-        wanted = f"healthy_{self.panel.state.option('sequence', '')}"
-        if wanted not in outputs:
-            wanted = next(name for name in outputs if name.startswith("healthy"))
+        order = (self.panel.state.option("sequence", ""), *SEQUENCES)
+        redrawn = [f"healthy_{name}" for name in order] + ["healthy"]
+        wanted = next(name for name in redrawn if name in outputs)
         for kind, name, output in (
             (MAP, _("Live map"), "anomaly_map"),
             (HEALTHY, _("Live pseudo-healthy (synthetic)"), wanted),

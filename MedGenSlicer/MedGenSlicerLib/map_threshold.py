@@ -17,6 +17,7 @@ from MedGenSlicerLib.provenance import RunRecord
 
 STEPS = 500  # of the slider
 COLOUR = (240, 160, 30)
+CHANCES = ("mean", "votes", "staple")  # outputs that are probabilities
 
 
 class MapThreshold:
@@ -85,7 +86,8 @@ class MapThreshold:
                 self.value.setRange(0.0, highest)
                 self.value.blockSignals(False)
                 if fresh:
-                    self.value.setValue(0.5 if highest <= 1 else _otsu(node))
+                    chance = node.GetAttribute("MedGen.output") in CHANCES
+                    self.value.setValue(0.5 if chance else _otsu(node))
                 self._typed()
 
     def _slid(self) -> None:

@@ -314,9 +314,10 @@ def anomaly(folder: Path) -> None:
     from medgen.diffusion.real_cases import ms_cases
     from MedGenSlicerLib import live_slice, method_catalogue, node_bridge
 
-    case = next(iter(ms_cases()), None)
-    if case is None or not method_catalogue.has_weights("diffusion_anomaly"):
+    cases = list(ms_cases())
+    if not cases or not method_catalogue.has_weights("diffusion_anomaly"):
         return
+    case = cases[-1]
     widget = DRIVER.open("MedGenAnomaly")
     panel = widget.panel
     panel.chooser.choose("diffusion_anomaly")

@@ -9,15 +9,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from medgen.diffusion.guidance import toward_class
 from medgen.diffusion.held_out import HeldOut, held_out_slices
 from medgen.diffusion.networks import NoiseNetwork
 from medgen.diffusion.translation import Setting, Translator
 from medgen.errors import BadInput
 from medgen.imaging.phantoms import TEST_HEADS
 from medgen.method import Context
-from medgen.methods.diffusion_anomaly.infer import HEALTHY, anomaly_map, networks_of, shrunk
-from medgen.methods.diffusion_anomaly.proof import GUIDANCE, LEVEL, RIM, STEPS, scaled
+from medgen.methods.diffusion_anomaly.infer import HEALTHY, anomaly_map, guides_of, networks_of, shrunk
+from medgen.methods.diffusion_anomaly.proof import GUIDANCE, LEVEL, RIM, SMOOTHING, STEPS, scaled
 from medgen.methods.diffusion_anomaly.spec import SPEC
 from medgen.metrics.ranking import auroc
 from medgen.nets.diffusion_unet import DiffusionUNet
@@ -70,15 +69,15 @@ def _measured(slices: HeldOut, networks: dict[str, nn.Module], setting: Setting,
     assert isinstance(denoiser, DiffusionUNet)
     noise = NoiseNetwork(denoiser, label=HEALTHY)
     translator = Translator(noise, setting, context)
-    x, guide = (
+    x, guides = (
         torch.from_numpy(slices.images),
-        toward_class(lambda x, t: networks["classifier"](x, t), HEALTHY, GUIDANCE),
+        guides_of(networks["classifier"], GUIDANCE),
     )
     started = time.perf_counter()
     latents = translator.encode(x)
-    drawn = translator.decode(latents, lambda _rows: [guide]).numpy()
+    drawn = translator.decode(latents, lambda _rows: guides).numpy()
     seconds, evaluations = time.perf_counter() - started, noise.evaluations
-    change = scaled(anomaly_map(slices.images, drawn, shrunk(slices.brain, RIM)))
+    change = scaled(anomaly_map(slices.images, drawn, shrunk(slices.brain, RIM), SMOOTHING))
     return {
         "auroc": auroc(change[slices.brain], slices.lesion[slices.brain]),
         "round_trip_error": translator.round_trip(x, latents),

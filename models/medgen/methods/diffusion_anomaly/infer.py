@@ -24,6 +24,7 @@ from medgen.metrics.overlap import dice
 from medgen.nets.diffusion_unet import DiffusionUNet
 
 HEALTHY = 0
+SULCUS = 8  # pixels: half as wide as the widest
 LABELS = {"healthy": HEALTHY, "any": ANY_LABEL}
 Float32 = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
@@ -47,7 +48,7 @@ def run(inputs: dict[str, Any], parameters: dict[str, Any], context: Context) ->
         healthy[rows] = redrawn(study.slices[rows])
     context.progress.report("Measuring what changed", 0.96)
     inside = shrunk(study.brain, parameters["rim"]) & box
-    change = anomaly_map(study.slices, healthy, inside)
+    change = anomaly_map(study.slices, healthy, inside, parameters["smoothing"])
     found, cut = segment(change, inside, rows, parameters, study)
     outputs: dict[str, Any] = {"anomaly": study.to_scan(found.astype(np.uint8)), "anomaly_map": study.to_scan(change)}
     for channel, name in enumerate(BRAIN_SEQUENCES):
@@ -87,7 +88,7 @@ def run_slice(inputs: dict[str, Any], parameters: dict[str, Any], context: Conte
     redrawn = Redrawing(networks, parameters, context)
     x = study.slices[here]
     healthy = redrawn(x)
-    change = anomaly_map(x, healthy, shrunk(study.brain[here], parameters["rim"]))
+    change = anomaly_map(x, healthy, shrunk(study.brain[here], parameters["rim"]), parameters["smoothing"])
     chance = float(probability_diseased(x, networks["classifier"], context)[0])
     outputs: dict[str, Any] = {"anomaly_map": study.one_slice(change, row)}
     for channel, name in enumerate(BRAIN_SEQUENCES):
@@ -213,18 +214,25 @@ def at_random(
     return np.concatenate(parts)
 
 
-def anomaly_map(slices: Float32, healthy: Float32, inside: Mask) -> Float32:
-    """[n, h, w]: sum over the sequences of |x - x_0|, 0 outside. A sequence that is not there is 0 in both but for what
-    the network draws into it, so it is left out."""
+def anomaly_map(slices: Float32, healthy: Float32, inside: Mask, smoothing: float) -> Float32:
+    """[n, h, w]: sum over the sequences of |x - x_0|, smoothed in each slice by so many pixels, 0 outside. A sequence
+    that is not there is 0 in both but for what the network draws into it, so it is left out."""
     present = slices.reshape(*slices.shape[:2], -1).any(axis=(0, 2))
-    return np.abs(slices - healthy)[:, present].sum(1) * inside
+    change = np.abs(slices - healthy)[:, present].sum(1)
+    return np.asarray(ndimage.gaussian_filter(change, (0, smoothing, smoothing)) * inside)
 
 
 def shrunk(brain: Mask, pixels: int) -> Mask:
-    """[n, h, w], every slice eroded by so many pixels."""
+    """[n, h, w], every slice's brain without so many pixels along its outline. Sulci, which a tight mask leaves out, do
+    not count as outline: most of the cortex would go."""
     if not pixels:
         return brain
-    return ndimage.binary_erosion(brain, np.ones((1, 3, 3), bool), iterations=pixels)
+    margin = SULCUS + 1
+    outline = np.zeros_like(brain)
+    for row, plane in enumerate(brain):
+        closed = ndimage.binary_closing(np.pad(plane, margin), iterations=SULCUS)[margin:-margin, margin:-margin]
+        outline[row] = ndimage.binary_erosion(ndimage.binary_fill_holes(closed), np.ones((3, 3)), iterations=pixels)
+    return outline & brain
 
 
 def segment(

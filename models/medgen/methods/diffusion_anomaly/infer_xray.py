@@ -10,7 +10,7 @@ from skimage.filters import threshold_otsu
 from medgen.imaging.brain_study import SIDE
 from medgen.imaging.xray_set import xray_slice, xray_to_scan
 from medgen.method import Context
-from medgen.methods.diffusion_anomaly.infer import Redrawing, networks_of, probability_diseased
+from medgen.methods.diffusion_anomaly.infer import Redrawing, anomaly_map, networks_of, probability_diseased
 
 
 def run(inputs: dict[str, Any], parameters: dict[str, Any], context: Context) -> dict[str, Any]:
@@ -21,7 +21,7 @@ def run(inputs: dict[str, Any], parameters: dict[str, Any], context: Context) ->
     chance = float(probability_diseased(x, networks["classifier"], context)[0])
     redrawn = Redrawing(networks, parameters, context)
     drawn = redrawn(x)
-    change = np.abs(drawn - x)[0, 0]
+    change = anomaly_map(x, drawn, np.ones((1, SIDE, SIDE), bool), parameters["smoothing"])[0]
     cut = float(threshold_otsu(change))
     return {
         "anomaly": xray_to_scan((change > cut).astype(np.uint8), image),

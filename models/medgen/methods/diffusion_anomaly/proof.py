@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
+from scipy import ndimage
 from skimage.filters import threshold_otsu
 from torch import nn
 
@@ -49,7 +50,7 @@ from medgen.weights import checked_weights
 Checks = list[dict[str, Any]]
 SCALES = (0.0, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0)
 GUIDANCE, LEVEL, STEPS = (SPEC.parameter(name).default for name in ("guidance", "noise_level", "steps"))
-RIM, PERCENTILE = SPEC.parameter("rim").default, SPEC.parameter("percentile").default
+RIM, SMOOTHING, PERCENTILE = (SPEC.parameter(name).default for name in ("rim", "smoothing", "percentile"))
 
 
 def prove(mode: Mode = "normal", seed: int = 0, progress: Progress | None = None) -> dict[str, Any]:
@@ -180,7 +181,7 @@ def changes(
     """The method's anomaly map of each slice, [n, h, w]."""
     noise = NoiseNetwork(cast(DiffusionUNet, networks["denoiser"]), label=HEALTHY)
     healthy, _, _ = translated(slices.images, noise, networks["classifier"], setting, guidance, context)
-    return anomaly_map(slices.images, healthy, shrunk(slices.brain, RIM))
+    return anomaly_map(slices.images, healthy, shrunk(slices.brain, RIM), SMOOTHING)
 
 
 def scaled(maps: Float32) -> Float32:
@@ -190,13 +191,14 @@ def scaled(maps: Float32) -> Float32:
 
 
 def saliency_map(slices: HeldOut, classifier: nn.Module) -> Float32:
-    """|gradient of log C(healthy)| summed over the sequences, inside the same rim as the method's map."""
+    """|gradient of log C(healthy)| summed over the sequences, smoothed and inside the same rim as the method's map."""
     (guide,) = guides_of(classifier, 1.0)
     parts = [
         guide(torch.from_numpy(slices.images[row : row + 8]), 1).abs().sum(1).numpy()
         for row in range(0, len(slices), 8)
     ]
-    return np.concatenate(parts) * shrunk(slices.brain, RIM)
+    smooth = ndimage.gaussian_filter(np.concatenate(parts), (0, SMOOTHING, SMOOTHING))
+    return np.asarray(smooth * shrunk(slices.brain, RIM))
 
 
 def ablation_map(slices: HeldOut, networks: dict[str, nn.Module], context: Context) -> Float32:
@@ -204,7 +206,7 @@ def ablation_map(slices: HeldOut, networks: dict[str, nn.Module], context: Conte
     noise = NoiseNetwork(cast(DiffusionUNet, networks["denoiser"]), label=HEALTHY)
     guides = guides_of(networks["classifier"], GUIDANCE)
     drawn = at_random(slices.images, noise, guides, LEVEL, 50, context)
-    return anomaly_map(slices.images, drawn, shrunk(slices.brain, RIM))
+    return anomaly_map(slices.images, drawn, shrunk(slices.brain, RIM), SMOOTHING)
 
 
 def _real(networks: dict[str, nn.Module], context: Context) -> Checks:
