@@ -33,6 +33,7 @@ from medgen.nets.stylegan3d import (
     minibatch_deviation,
     mixed,
 )
+from medgen.weights import checked_weights
 
 SMALL = Architecture((8, 8, 8), 8)
 TURN = sitk.Euler3DTransform((0.0, 0.0, 0.0), 0.1, -0.06, 0.15, (12.0, -8.0, 20.0))  # scan to model
@@ -430,3 +431,20 @@ def test_a_projection_can_be_stopped(weights: Path) -> None:
     scan, mask = oblique_scan()
     with pytest.raises(Cancelled):
         run("_project", weights, {"image": scan, "mask": mask}, Watching(stop_after=4), steps=3000)
+
+
+@pytest.mark.parametrize(("voxels", "size"), [("8", (20, 28, 24)), ("4", (40, 56, 48))])
+def test_brains_that_were_learnt_from_come_in_the_networks_voxels(voxels: str, size: tuple[int, int, int]) -> None:
+    path = checked_weights("brain_stylegan", "training_brains.safetensors")[0]
+    brains = run("_training_set", path, {}, count=4, voxels=voxels)["brains"]
+    assert len(brains) == 4 and all(image.GetSize() == size for image in brains)
+    assert all(voxels_of.max() > 100 for voxels_of in map(to_array, brains))
+
+
+def test_what_ships_makes_a_brain_and_not_a_patients() -> None:
+    spec = find_method("brain_stylegan")
+    path = checked_weights(spec.weights_id, spec.weights[0])[0]
+    made = voxels(run("", path, {}, truncation=0.0)["brains"][0]).ravel()
+    kept = checked_weights("brain_stylegan", "training_brains.safetensors")[0]
+    learnt = [voxels(image).ravel() for image in run("_training_set", kept, {}, count=28)["brains"]]
+    assert np.corrcoef(made, np.mean(learnt, 0))[0, 1] > 0.9

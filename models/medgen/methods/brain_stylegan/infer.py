@@ -145,8 +145,9 @@ def training_set(inputs: Inputs, parameters: dict[str, Any], context: Context) -
     """outputs: brains, the first `count` that are kept, one of each head before the second of any."""
     assert context.weights is not None
     images = load_file(context.weights)["images"][: parameters["count"]].numpy().astype(np.float32)
-    voxel = model_grid(1.0).size[2] / images.shape[1]
-    return {"brains": [as_image(image / UNIT, voxel) for image in images]}
+    voxel = float(parameters["voxels"])
+    pool = images.shape[1] // model_grid(voxel).size[2]
+    return {"brains": [as_image(pooled(image, pool) / np.float32(UNIT), voxel) for image in images]}
 
 
 def _step(context: Context, stage: str, number: int, total: int) -> None:

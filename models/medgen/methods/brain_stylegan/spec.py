@@ -33,7 +33,7 @@ PAPER = Paper(
 )
 ID = "brain_stylegan"
 INTENDED = "Synthetic brains for teaching, testing and sharing. Research only, not for diagnosis."
-NETWORKS = ("brain_4mm.safetensors", "brain_8mm.safetensors")
+NETWORKS = ("brain_8mm.safetensors", "brain_4mm.safetensors")
 TRAINING_SET = "training_brains.safetensors"
 SHIPPED = {path.name for path in list_weights(ID)}
 RENDERED = (
@@ -44,7 +44,7 @@ CODES_HELP = "One row a brain: its name and its numbers w1, w2, ...; as an earli
 
 SIZE = Choice("size", "Size", "full", "A preview has voxels of 4 mm at least.", advanced=True,
               options={"full": "as the network makes it", "preview": "preview"})  # fmt: skip
-CROSSOVER = Int("crossover", "Crossover", 4, "How many layers, from the coarsest, take the first brain's style; the "
+CROSSOVER = Int("crossover", "Crossover", 3, "How many layers, from the coarsest, take the first brain's style; the "
                 "others take the second one's. 8 are all at 4 mm, 6 at 8 mm.", minimum=0, maximum=12)  # fmt: skip
 ROWS = tuple(
     Int(f"row_{name}", f"Row of {name.upper()}", 1, "Of its table, counted from 1.", advanced=True, minimum=1,
@@ -87,10 +87,10 @@ def _own(
         inputs=inputs,
         outputs=outputs,
         parameters=parameters,
-        warnings=(SYNTHETIC, RENDERED) if synthetic else (RENDERED,),
+        warnings=(SYNTHETIC, RENDERED, ALIKE) if synthetic else (RENDERED,),
         modalities=("MR",),
         body_parts=("brain",),
-        weights=tuple(name for name in weights if name in SHIPPED) or weights[-1:],
+        weights=tuple(name for name in weights if name in SHIPPED) or weights[:1],
         weights_of=ID,
         fitness=fitness,
     )
@@ -182,7 +182,16 @@ TRAINING = _own(
     "Some of the rendered brains that the starter weights learnt from: what copies are looked for in.",
     (),
     (Image("brains", "Brains learnt from", kind="set"),),
-    (Int("count", "Brains", 20, "Two of each of the 14 heads are kept.", minimum=4, maximum=28),),
+    (
+        Int("count", "Brains", 20, "Two of each of the 14 heads are kept.", minimum=4, maximum=28),
+        Choice(
+            "voxels",
+            "Voxels",
+            "8",
+            "Those of the brains that they are compared with.",
+            options={"8": "8 mm", "4": "4 mm"},
+        ),
+    ),
     weights=(TRAINING_SET,),
     synthetic=False,
 )

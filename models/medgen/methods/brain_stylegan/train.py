@@ -62,7 +62,8 @@ CONFIGS: dict[str, tuple[Stage, ...]] = {
     "small": (
         Stage("brain_16mm.safetensors", Config(starter(32, 32), steps=6200, warm=4500, warm_rate=5.0)),
         Stage("brain_8mm.safetensors", Config(starter(32, 32, 16), steps=1500, warm=300)),
-        Stage("brain_4mm.safetensors", Config(starter(32, 32, 16, 16), steps=750, warm=100, batch=4)),
+        Stage("brain_4mm.safetensors", Config(starter(32, 32, 16, 16), steps=260, warm=50, batch=4,
+              learning_rate=1e-3, anchor=200.0, r1=10.0, r1_every=8), ema_decay=0.98),
     ),
     "paper": (
         Stage("brain_2mm.safetensors",
