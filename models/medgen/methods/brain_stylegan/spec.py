@@ -40,6 +40,7 @@ RENDERED = (
     "The starter weights learnt from rendered brains of 14 heads, bent and atrophied at random, not from patients."
 )
 SYNTHETIC = "Every brain is synthetic, that of a projection too: what it shows may not be there."
+ALIKE = "Drawn brains are more alike than real ones (the gate says COLLAPSED): they lack fine folds."
 CODES_HELP = "One row a brain: its name and its numbers w1, w2, ...; as an earlier run gave it."
 
 SIZE = Choice("size", "Size", "full", "A preview has voxels of 4 mm at least.", advanced=True,
