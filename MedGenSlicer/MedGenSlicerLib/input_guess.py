@@ -64,9 +64,13 @@ def candidates(port: spec.Port) -> list[Any]:
 def likeliest(port: spec.Port, taken: list[Any]) -> Optional[Any]:
     """The best candidate by DICOM modality, words of the name and intensities; None if nothing speaks for any.
 
-    A required image takes the newest volume that nothing speaks against; results of MedGen come last.
+    A required image takes the newest volume that nothing speaks against; results of MedGen come last, and never become
+    an image that may be left out.
     """
-    scored = [(score(port, node), index, node) for index, node in enumerate(candidates(port)) if node not in taken]
+    offered = [node for node in candidates(port) if node not in taken]
+    if isinstance(port, spec.Image) and not port.required:
+        offered = [node for node in offered if not provenance.made_by_medgen(node)]
+    scored = [(score(port, node), index, node) for index, node in enumerate(offered)]
     if not scored:
         return None
     best, _index, node = max(scored, key=lambda s: (s[0], s[1]))

@@ -251,3 +251,12 @@ def test_segmentation_ensembles_are_offered_in_both_modules(driver):
     assert "diffusion_segmentation" in driver.open("MedGenSegment").panel.chooser.methods
     assert "diffusion_segmentation" in driver.open("MedGenAnomaly").panel.chooser.methods
     assert "diffusion_anomaly_slice" not in driver.open("MedGenAnomaly").panel.chooser.methods
+
+
+def test_a_redrawn_image_is_not_offered_as_another_sequence(driver, opened):
+    panel = opened(**QUICK)
+    driver.run(panel, 120)
+    panel.chooser.choose("diffusion_edit")
+    driver.process()
+    redrawn = by_output(panel)["healthy_FLAIR"]
+    assert all(redrawn not in panel.state.input_nodes(port) for port in ("FLAIR", "T2", "T1", "T1c"))
