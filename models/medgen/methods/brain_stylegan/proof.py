@@ -61,7 +61,7 @@ class Real:
 
 
 def prove(mode: Mode = "normal", seed: int = 0, progress: Progress | None = None) -> dict[str, Any]:
-    """quick: 12 pairs, one brain projected in 100 steps, nothing trained or gated; normal: all; full: 1000 steps as in
+    """quick: 12 pairs, one brain projected in 60 steps, nothing trained or gated; normal: all; full: 1000 steps as in
     the paper."""
     progress = progress or SilentProgress()
     skipped: list[str] = []
@@ -72,7 +72,7 @@ def prove(mode: Mode = "normal", seed: int = 0, progress: Progress | None = None
     checks += hierarchy(stored, 12 if mode == "quick" else 32, seed)
     checks += ventricles(stored, real, 12 if mode == "quick" else 64, seed)
     progress.report("Projection", 0.4)
-    steps = {"quick": 100, "normal": 200, "full": 1000}[mode]
+    steps = {"quick": 60, "normal": 200, "full": 1000}[mode]
     checks += projection(stored, real, 1 if mode == "quick" else 4, steps, seed)
     if mode == "quick":
         skipped.append("Samples against real brains, the gate, a real scan and the training with and without the path "
