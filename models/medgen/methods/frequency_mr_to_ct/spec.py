@@ -87,12 +87,12 @@ FREQUENCY = MethodSpec(
         Bool("fill_outside", "Clear what is outside the body", True, "Air (-1000 HU) outside the body.", advanced=True),
         Choice("overlap", "Window overlap", "0.5", "More overlap: smoother, slower.", advanced=True,
                options={"0.25": "quarter", "0.5": "half", "0.75": "three quarters"}),
-        Choice("patch", "Window", "48", "Voxels of 1.5 mm along a side; trained with 48.", advanced=True,
+        Choice("patch", "Window", "64", "Voxels of 1.5 mm along a side; trained with 48 and 64.", advanced=True,
                options={"48": "48", "64": "64", "96": "96"}),
     ),
     warnings=(
-        "The starter weights were stopped long before they were good: they miss most bone and take dark fluid for it. "
-        "They show the way only; train on, or on your own pairs (see the README).",
+        "The starter weights draw bone too thin and too light and miss thin bone; dark fluid may turn into air. "
+        "Correct bone and air by hand, or train on, or on your own pairs (see the README).",
         "They were trained on rendered heads, not on scans.",
         "Synthetic, not validated for treatment.",
     ),
