@@ -241,7 +241,7 @@ def test_a_lesion_is_drawn_into_a_ball_and_called_synthetic(driver, opened):
 def test_a_whole_volume_tells_its_slices_and_is_cancelled(driver, opened):
     panel = opened(steps=200, noise_level=200)
     ticket = driver.apply(panel)
-    driver.wait(lambda: ticket.stage == "Encoding" or ticket.ended, 60)
+    driver.wait(lambda: ticket.stage == "Encoding" or ticket.ended, 120)  # PyTorch is loaded first
     driver.click(panel.run_bar.button)
     driver.wait(lambda: ticket.ended, 20)
     assert ticket.state == "cancelled" and not panel.state.results()

@@ -259,6 +259,7 @@ class LocalClassifier(Encoder):
         self.norm = nn.GroupNorm(layout.groups, self.channels)
         self.last = nn.Conv2d(self.channels, 1, 1)
         nn.init.zeros_(self.last.weight)
+        assert self.last.bias is not None
         nn.init.constant_(self.last.bias, -7.0)
 
     def evidence(self, x: Tensor, t: Tensor) -> Tensor:
