@@ -34,7 +34,6 @@ from MedGenSlicerLib.jobs import Ticket
 from MedGenSlicerLib.quick_jobs import QuickJob
 
 METHOD, HEAD = "brain_stylegan", "multiplanar_unet"
-MAKES = ("brains", "mix", "reconstruction")  # outputs that stand for their run
 GATED = ("brains", "mix", "synthetic")
 TO_PATIENT = "to_patient"
 # what the table of volumes adds up, by names of the head's structures

@@ -126,9 +126,7 @@ class JobController:
         self._count = 0
         self._timer = qt.QTimer()
         self._timer.timeout.connect(self.tick)
-        self._scene_tags = [
-            slicer.mrmlScene.AddObserver(slicer.vtkMRMLScene.StartCloseEvent, self._scene_closes),
-        ]
+        slicer.mrmlScene.AddObserver(slicer.vtkMRMLScene.StartCloseEvent, self._scene_closes)
         slicer.app.aboutToQuit.connect(self.shut_down)
 
     # ------------------------------------------------------------------------------------------------------ processes

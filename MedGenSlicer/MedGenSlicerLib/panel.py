@@ -70,7 +70,7 @@ class MethodPanel:
         self.options_button, inside = widgets.section(layout, _("Options"), _("Settings of the method."))
         self._build_options(inside)
         self.run_bar = RunBar(layout, self.apply, self.cancel)
-        self.results_button, inside = widgets.section(layout, _("Results"), _("What the runs of this panel made."))
+        _button, inside = widgets.section(layout, _("Results"), _("What the runs of this panel made."))
         self.results = ResultsList(inside)
         self.tools = self._make_tools(self, layout) if self._make_tools is not None else None
         self.log_button, inside = widgets.section(layout, _("Log"), _("What the background process wrote."), True)
@@ -82,7 +82,7 @@ class MethodPanel:
     def _build_options(self, layout: Any) -> None:
         common = qt.QVBoxLayout()
         layout.addLayout(common)
-        self.advanced_button, inside = widgets.section(layout, _("Advanced"), _("What is rarely changed."), True)
+        _button, inside = widgets.section(layout, _("Advanced"), _("What is rarely changed."), True)
         advanced = qt.QVBoxLayout()
         inside.addLayout(advanced)
         self.parameters = ParametersForm(common, advanced, self.update)

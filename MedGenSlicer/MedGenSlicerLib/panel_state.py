@@ -126,10 +126,3 @@ class PanelState:
 
     def add_result(self, node: Any) -> None:
         self.node.AddNodeReferenceID(RESULT_ROLE, node.GetID())
-
-    def forget_result(self, node: Any) -> None:
-        kept = [each.GetID() for each in self.results() if each is not node]
-        self.node.RemoveNodeReferenceIDs(RESULT_ROLE)
-        for node_id in kept:
-            self.node.AddNodeReferenceID(RESULT_ROLE, node_id)
-        self.node.Modified()

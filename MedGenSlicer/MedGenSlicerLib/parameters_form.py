@@ -129,6 +129,3 @@ class ParametersForm:
         if self.method is not None:
             for name, field in self.fields.items():
                 field.show(state.value(self.method, name))
-
-    def has_common(self) -> bool:
-        return self.method is not None and any(not p.advanced for p in self.method.parameters)

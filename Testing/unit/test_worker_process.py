@@ -29,7 +29,7 @@ from medgen.worker.client import (
     WorkerLost,
     WorkerReady,
 )
-from medgen.worker.local import LocalWorker, run_job
+from medgen.worker.local import LocalWorker
 from medgen.worker.transfer import block_name, unlink
 
 PLUGINS = str(Path(__file__).parents[1] / "plugins")
@@ -456,5 +456,6 @@ def test_something_that_is_no_worker_is_one_sentence(make_worker: Callable[..., 
 
 
 def test_one_job_in_a_worker_of_its_own() -> None:
-    outputs, _ = run_job(JobRequest("identity", {"image": volume(8)}))
+    with LocalWorker() as worker:
+        outputs, _ = worker.run(JobRequest("identity", {"image": volume(8)}))
     assert outputs["image"].GetSize() == (8, 8, 8)

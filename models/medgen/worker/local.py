@@ -275,11 +275,3 @@ def _outcome(event: Event, interrupted: bool) -> tuple[dict[str, Any], dict[str,
         raise Cancelled("The job was cancelled.")
     assert isinstance(event, JobFailed)
     raise (BadInput if event.kind in ("input", "setup") else MedGenError)(event.sentence)
-
-
-def run_job(
-    request: JobRequest, on_event: Callable[[Event], None] = lambda event: None, python: Optional[str] = None
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """One job in a worker of its own; see `LocalWorker.run`."""
-    with LocalWorker(python) as worker:
-        return worker.run(request, on_event)
