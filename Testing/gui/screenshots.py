@@ -91,6 +91,22 @@ def head_image():
     return volume
 
 
+def whole_head():
+    """A real T1 with skull (Colin27 of the shared data), or the drawn sample where that is missing."""
+    import slicer
+
+    from medgen.shared_data import shared_folder
+    from MedGenSlicerLib import sample_data
+
+    shared = shared_folder()
+    path = None if shared is None else shared / "mr_heads" / "colin27_ch2_T1_1mm.nii.gz"
+    if path is None or not path.is_file():
+        return sample_data.load_head()
+    volume = slicer.util.loadVolume(str(path))
+    volume.SetName("Colin27 T1")
+    return volume
+
+
 def segment(folder: Path) -> None:
     """Load a head, run, correct nothing yet: the tutorial's first picture."""
     from MedGenSlicerLib import result_presenter, views
@@ -131,11 +147,11 @@ def synthetic_ct(folder: Path) -> None:
     import vtk
     from harness import views as drawn
 
-    from MedGenSlicerLib import method_catalogue, sample_data, settings, views
+    from MedGenSlicerLib import method_catalogue, settings, views
 
     if not method_catalogue.has_weights("frequency_mr_to_ct"):
         settings.put("method_folders", str(HERE / "methods"))
-    volume = sample_data.load_head()
+    volume = whole_head()
     views.show_background(volume)
     widget = DRIVER.open("MedGenSyntheticCT")
     panel = widget.panel

@@ -3,14 +3,42 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+import medgen
+from medgen.errors import BadInput
 from medgen.weights import file_sha256
+
+Config = TypeVar("Config")
+
+
+def chosen_config(configs: Mapping[str, Config], name: str) -> Config:
+    """Raises BadInput for a name that is not there."""
+    if name not in configs:
+        raise BadInput(f"There is no training configuration '{name}' (known: {', '.join(configs)}).")
+    return configs[name]
+
+
+def made_by(method: str, config: str, seed: int, steps: int, device: str) -> dict[str, Any]:
+    """The fields of a card that say how the weights are made again, and those that are alike for all of them; the
+    method adds title, training_data and intended_use."""
+    return {
+        "command": f"medgen train {method} --config {config}",
+        "seed": seed,
+        "steps": steps,
+        "device": device,
+        "commit": f"medgen {medgen.__version__}",
+        "figures": {},
+        "licence": "Apache-2.0",
+        "known_failures": [],
+        "trained_on_rendered": True,
+    }
 
 
 def export_weights(

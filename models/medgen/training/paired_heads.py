@@ -7,7 +7,6 @@ CT, so that no MR is seen twice.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,12 +51,6 @@ class BentHead:
     hu: Array
     counts: Array
     spacing_mm: float
-
-
-def numbered_maps(folder: Path) -> dict[int, Path]:
-    """The NIfTI files of a folder by the last number in their names."""
-    digits = {path: re.findall(r"\d+", path.name.split(".")[0]) for path in sorted(folder.glob("*.nii*"))}
-    return {int(numbers[-1]): path for path, numbers in digits.items() if numbers}
 
 
 def bent_heads(

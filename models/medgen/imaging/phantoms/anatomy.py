@@ -6,6 +6,7 @@ Every function takes and gives SimpleITK images, so that geometry is never lost.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Optional
@@ -66,6 +67,12 @@ def load_head(number: int, fat_seed: Optional[int] = None) -> sitk.Image:
     if path is None or not path.is_file():
         raise BadInput(f"Head label map {number} is not on this machine (no shared data folder).")
     return part_fat(read_head(path), np.random.default_rng(number if fat_seed is None else fat_seed))
+
+
+def numbered_maps(folder: Path) -> dict[int, Path]:
+    """The NIfTI files of a folder by the last number in their names."""
+    digits = {path: re.findall(r"\d+", path.name.split(".")[0]) for path in sorted(folder.glob("*.nii*"))}
+    return {int(numbers[-1]): path for path, numbers in digits.items() if numbers}
 
 
 def read_head(path: Path) -> sitk.Image:

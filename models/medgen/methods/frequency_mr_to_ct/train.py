@@ -17,19 +17,18 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-import medgen
 from medgen.errors import BadInput
-from medgen.imaging.phantoms import TRAIN_HEADS, VALIDATION_HEADS
+from medgen.imaging.phantoms import TRAIN_HEADS, VALIDATION_HEADS, numbered_maps
 from medgen.losses.adversarial import discriminator_loss, generator_loss
 from medgen.method import Progress, SilentProgress
 from medgen.methods.frequency_mr_to_ct.loss import LOWEST_HU, RANGE_HU, SPACING_MM, frequency_loss, low_frequencies
 from medgen.methods.frequency_mr_to_ct.net import Critic, FrequencyNet
 from medgen.nets.half_precision import half_precision
 from medgen.nets.unet3d import PAPER_WIDEST
-from medgen.training.export import export_weights
+from medgen.training.export import chosen_config, export_weights, made_by
 from medgen.training.loop import LoopConfig, Update
 from medgen.training.loop import train as train_loop
-from medgen.training.paired_heads import BentHead, bent_heads, draw_patch, numbered_maps
+from medgen.training.paired_heads import BentHead, bent_heads, draw_patch
 from medgen.training.paired_scans import PairedScan, draw_crop, pair_folders, read_pair, wants_registration
 
 Array = npt.NDArray[Any]
@@ -185,9 +184,7 @@ def train(
 ) -> Path:
     """Trains, or goes on where a run in `out` stopped, and writes the weights and their card to `out`; returns the
     weights file. Raises BadInput for an unknown configuration or a folder without what training needs."""
-    if config not in CONFIGS:
-        raise BadInput(f"There is no training configuration '{config}' (known: {', '.join(CONFIGS)}).")
-    return train_as(data, out, CONFIGS[config], config, seed, device, progress or SilentProgress())
+    return train_as(data, out, chosen_config(CONFIGS, config), config, seed, device, progress or SilentProgress())
 
 
 def train_as(data: Path, out: Path, chosen: Config, name: str, seed: int, device: str, progress: Progress) -> Path:
@@ -221,17 +218,11 @@ def train_as(data: Path, out: Path, chosen: Config, name: str, seed: int, device
         progress,
     )
     card = {
+        **made_by("frequency_mr_to_ct", name, seed, outcome.step, device),
         "title": f"Head MR to synthetic CT, {name}",
         "training_data": story,
-        "command": f"medgen train frequency_mr_to_ct --config {name}",
-        "seed": seed,
-        "steps": outcome.step,
-        "device": device,
-        "commit": f"medgen {medgen.__version__}",
         "figures": {"Validation patches, mean absolute error in the body, HU": -(outcome.best or 0.0)},
-        "licence": "Apache-2.0",
         "intended_use": "Research on MR-only planning. Not validated for treatment.",
-        "known_failures": [],
         "trained_on_rendered": isinstance(learnt_from[0], Rendered),
     }
     export_weights(outcome.networks["net"].state_dict(), out, WEIGHTS, card)

@@ -7,7 +7,6 @@ learnt from, 15 and 16 choose the best weights, the others are left for tests. S
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,14 +17,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-import medgen
 from medgen.errors import BadInput
-from medgen.imaging.phantoms import TRAIN_HEADS, VALIDATION_HEADS
+from medgen.imaging.phantoms import TRAIN_HEADS, VALIDATION_HEADS, numbered_maps
 from medgen.method import Progress
 from medgen.methods.multiplanar_unet.labels import CLASSES
 from medgen.methods.multiplanar_unet.render import Head, prepare_head, read_label_map, render_batch
 from medgen.nets.unet2d import UNet2d
-from medgen.training.export import export_weights
+from medgen.training.export import chosen_config, export_weights, made_by
 from medgen.training.loop import LoopConfig, Update
 from medgen.training.loop import train as train_loop
 
@@ -95,10 +93,7 @@ def train(
 ) -> Path:
     """Trains, or goes on where a run in `out` stopped, and writes the weights and their card to `out`; returns the
     weights file. Raises BadInput for an unknown configuration or a folder without label maps."""
-    if config not in CONFIGS:
-        raise BadInput(f"There is no training configuration '{config}' (known: {', '.join(CONFIGS)}).")
-    chosen = CONFIGS[config]
-    maps = {_number(path): path for path in sorted(data.glob("*.nii*"))}
+    chosen, maps = chosen_config(CONFIGS, config), numbered_maps(data)
     learnt_from = _heads(maps, TRAIN_HEADS, chosen.heads)
     if not learnt_from:
         raise BadInput(f"There are no label maps numbered 1 to 14 (*_01.nii.gz ...) to train on in {data}.")
@@ -124,18 +119,11 @@ def train(
     )
     outcome = train_loop(_Step(chosen), sample, out, loop, validate if checks else None, progress)
     card = {
+        **made_by("multiplanar_unet", config, seed, outcome.step, device),
         "title": f"Head MR, {config}",
         "training_data": f"Slices rendered from {len(learnt_from)} label maps.",
-        "command": f"medgen train multiplanar_unet --config {config}",
-        "seed": seed,
-        "steps": outcome.step,
-        "device": device,
-        "commit": f"medgen {medgen.__version__}",
-        "figures": {"Mean Dice on rendered slices of the validation heads": outcome.best},
-        "licence": "Apache-2.0",
         "intended_use": "A first draft to correct by hand. Research only.",
-        "known_failures": [],
-        "trained_on_rendered": True,
+        "figures": {"Mean Dice on rendered slices of the validation heads": outcome.best},
     }
     export_weights(outcome.networks["unet"].state_dict(), out, WEIGHTS, card)
     return out / WEIGHTS
@@ -143,11 +131,6 @@ def train(
 
 def _heads(maps: Mapping[int, Path], numbers: range, count: int) -> list[Head]:
     return [prepare_head(read_label_map(maps[n])) for n in [n for n in numbers if n in maps][:count]]
-
-
-def _number(path: Path) -> int:
-    digits = re.findall(r"\d+", path.name.split(".")[0])
-    return int(digits[-1]) if digits else 0
 
 
 def mean_dice(network: nn.Module, batches: list[tuple[Tensor, Tensor]]) -> float:

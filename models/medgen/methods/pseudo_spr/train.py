@@ -18,7 +18,6 @@ import SimpleITK as sitk
 import torch
 from torch import nn
 
-import medgen
 from medgen.errors import BadInput
 from medgen.imaging.geometry import canonical, crop_to_mask, to_array
 from medgen.imaging.intensity import z_score
@@ -28,6 +27,7 @@ from medgen.imaging.phantoms import (
     Scan,
     crop_to_head,
     deform_labels,
+    numbered_maps,
     part_fat,
     random_deformation,
     read_head,
@@ -53,10 +53,9 @@ from medgen.methods.pseudo_spr.learning import (
 )
 from medgen.methods.pseudo_spr.spec import CHANNELS
 from medgen.nets.unet3d import PAPER_WIDEST, UNet3d
-from medgen.training.export import export_weights
+from medgen.training.export import chosen_config, export_weights, made_by
 from medgen.training.loop import LoopConfig, Update
 from medgen.training.loop import train as train_loop
-from medgen.training.paired_heads import numbered_maps
 
 WEIGHTS = "head_dixon.safetensors"
 
@@ -220,9 +219,7 @@ def train(
 ) -> Path:
     """Trains, or goes on where a run in `out` stopped, and writes the weights and their card to `out`; returns the
     weights file. Raises BadInput for an unknown configuration or a folder without what training needs."""
-    if config not in CONFIGS:
-        raise BadInput(f"There is no training configuration '{config}' (known: {', '.join(CONFIGS)}).")
-    chosen = CONFIGS[config]
+    chosen = chosen_config(CONFIGS, config)
     learnt_from, held_back = _cases(data, out, chosen, seed, progress)
     if not learnt_from:
         raise BadInput(f"There are neither label maps numbered 1 to 14 nor patients' folders to train on in {data}.")
@@ -255,17 +252,11 @@ def train(
         progress,
     )
     card = {
+        **made_by("pseudo_spr", config, seed, outcome.step, device),
         "title": f"Head SPR from Dixon and T1, {config}",
         "training_data": f"{len(learnt_from)} cases from {data.name}.",
-        "command": f"medgen train pseudo_spr --config {config}",
-        "seed": seed,
-        "steps": outcome.step,
-        "device": device,
-        "commit": f"medgen {medgen.__version__}",
         "figures": {"Validation, minus (L1 + L2) of z-scored SPR": outcome.best},
-        "licence": "Apache-2.0",
         "intended_use": "Research on MR-only ion-beam planning. Not validated for treatment.",
-        "known_failures": [],
         "trained_on_rendered": bool(list(data.glob("*.nii*"))),
     }
     export_weights(outcome.networks["unet"].state_dict(), out, WEIGHTS, card)

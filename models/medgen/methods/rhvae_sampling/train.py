@@ -13,13 +13,13 @@ from typing import Any
 
 import SimpleITK as sitk
 
-from medgen.errors import BadInput
 from medgen.method import Progress, SilentProgress
 from medgen.methods.rhvae_sampling.cohort import classes_of, read_cohort
 from medgen.methods.rhvae_sampling.infer import settings_of
 from medgen.methods.rhvae_sampling.learning import Fitted, fit
 from medgen.methods.rhvae_sampling.saving import from_bytes, to_bytes
 from medgen.methods.rhvae_sampling.spec import RHVAE_SAMPLING
+from medgen.training.export import chosen_config
 
 MODEL = "model.bin"
 LABELS = "labels.csv"
@@ -35,10 +35,8 @@ def train(
     data: Path, out: Path, config: str = "small", seed: int = 0, device: str = "cpu", progress: Progress | None = None
 ) -> Path:
     """Returns the model's file. Raises BadInput for an unknown configuration or a folder that cannot be learnt from."""
-    if config not in CONFIGS:
-        raise BadInput(f"There is no training configuration '{config}' (known: {', '.join(CONFIGS)}).")
     bar = progress or SilentProgress()
-    parameters = RHVAE_SAMPLING.check_parameters(CONFIGS[config])
+    parameters = RHVAE_SAMPLING.check_parameters(chosen_config(CONFIGS, config))
     files = sorted(path for path in data.iterdir() if path.name.lower().endswith(SUFFIXES))
     cohort = read_cohort([sitk.ReadImage(str(path)) for path in files], None, parameters)
     table = _table(data / LABELS)

@@ -18,7 +18,6 @@ import SimpleITK as sitk
 import torch
 from torch import Tensor, nn
 
-import medgen
 from medgen.errors import BadInput
 from medgen.imaging.ultrasound import grey_frame
 from medgen.method import Progress
@@ -27,7 +26,7 @@ from medgen.methods.us_inpainting.masks import distance_inside, random_hole
 from medgen.methods.us_inpainting.net import HierarchicalInpainter, Shape, to_state
 from medgen.methods.us_inpainting.pyramid import blended
 from medgen.nets.vgg import load_vgg
-from medgen.training.export import export_weights
+from medgen.training.export import chosen_config, export_weights, made_by
 from medgen.training.loop import LoopConfig, Update
 from medgen.training.loop import train as train_loop
 from medgen.training.ultrasound_frames import (
@@ -155,9 +154,7 @@ def train(
 ) -> Path:
     """Trains, or goes on where a run in `out` stopped, for `max_seconds` at most, and writes the weights and their card
     to `out`; returns the weights file. Raises BadInput for an unknown configuration."""
-    if config not in CONFIGS:
-        raise BadInput(f"There is no training configuration '{config}' (known: {', '.join(CONFIGS)}).")
-    chosen = CONFIGS[config]
+    chosen = chosen_config(CONFIGS, config)
     frames = [*_own_frames(data), *real_frames("train")]
     torch.manual_seed(seed)
     loop = LoopConfig(
@@ -175,19 +172,11 @@ def train(
     network = outcome.networks["inpainter"]
     assert isinstance(network, HierarchicalInpainter)
     card = {
+        **made_by("us_inpainting", config, seed, outcome.step, device),
         "title": f"B-mode, {config}",
         "training_data": f"Patches of {len(frames)} real B-mode frames and {chosen.simulated} simulated ones. Real: "
         + attribution(sorted({frame.source for frame in frames} - {"own"})),
-        "command": f"medgen train us_inpainting --config {config}",
-        "seed": seed,
-        "steps": outcome.step,
-        "device": device,
-        "commit": f"medgen {medgen.__version__}",
-        "figures": {},
-        "licence": "Apache-2.0",
         "intended_use": "Plausible speckle in small holes of B-mode frames. Research only: the fill is invented.",
-        "known_failures": [],
-        "trained_on_rendered": True,
     }
     export_weights(to_state(network), out, chosen.file, card)
     return out / chosen.file
