@@ -10,6 +10,7 @@ from medgen.errors import BadInput, Cancelled
 from medgen.method import Context, SilentProgress
 from medgen.methods.us_style_transfer import infer, loss, net, style
 from medgen.methods.us_style_transfer.spec import STYLE_TRANSFER
+from medgen.nets import vgg
 from medgen.training.export import export_weights
 
 WIDTHS = (4, 4, 8, 8, 8)
@@ -52,6 +53,26 @@ def run(weights, inputs, seed=0, progress=None, **parameters):
 
 
 # ---------------------------------------------------------------------------------------------------------- exact facts
+
+
+def test_what_the_working_size_cannot_hold_comes_from_the_frame_in_the_new_contrast():
+    picture = speckle(0, (192, 240))
+    content = infer.prepared_frame(picture, np.ones(picture.shape, bool), 96)
+    height, width = content.size
+    seen = content.values[..., :height, :width]
+    back = infer._resized(seen[0, 0], picture.shape)[0, 0].numpy()
+    assert style.edge_correlation(picture, back, content.fan) < 0.8
+    assert np.allclose(back + infer.fine_detail(content, seen), picture, atol=1e-5)  # nothing restyled, nothing lost
+    darker = infer.fine_detail(content, seen / 2)
+    assert np.allclose(darker, (picture - back) / 2, atol=1e-5)
+
+
+def test_the_content_distance_does_not_see_brightness_and_contrast():
+    distances = loss.Distances(vgg.VGGFeatures(vgg._random_kernels(), True, "random"), torch.rand(4, 1, 32, 32))
+    features = [torch.rand(2, 4, 8, 8) for _ in range(5)]
+    changed = [3 * f + torch.rand(2, 4, 1, 1) for f in features]
+    assert float(distances.content(changed, features).max()) < 1e-3
+    assert float(distances.content([f.flip(0) for f in features], features).min()) > 0.5
 
 
 def test_adain_gives_the_features_the_moments_of_the_style():

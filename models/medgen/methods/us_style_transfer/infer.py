@@ -21,6 +21,7 @@ STRIDE = 16  # of the deepest scale
 SHARED = {"channels": 0.5, "noise": 0.0}
 EDGES_MOVED = 0.6
 COLOUR_REFUSED = 0.01  # of the fan's box
+FLAT, MOST_GAIN = 0.02, 2.0  # least standard deviation that counts, and by how much fine detail may be raised
 FEATHER = 2.0  # pixels over which the restyled fan fades into what lies outside
 
 
@@ -192,11 +193,23 @@ def restyle(styler: Styler, content: Prepared, style: Tensor, strength: float, k
         made = network(values, styler.on_device(style), inside, strength)
     height, width = content.size
     box_size = content.grey[content.box].shape
-    box = _resized(made[0, 0, :height, :width].cpu(), box_size)[0, 0].numpy()
+    made = made[..., :height, :width].cpu()
+    box = (_resized(made[0, 0], box_size)[0, 0].numpy() + fine_detail(content, made)).clip(0, 1)
     picture = content.grey.copy() if keep_outside else np.zeros_like(content.grey)
     weight = _feathered(content.fan)[content.box] if keep_outside else np.float32(1)
     picture[content.box] += weight * (box - picture[content.box])
     return picture
+
+
+def fine_detail(content: Prepared, made: Tensor) -> np.ndarray:
+    """What the frame shows in the fan's box, [h, w], that the working size cannot hold: its own, in the contrast of the
+    restyled box (made, [1, 1, h, w] at the working size)."""
+    height, width = content.size
+    seen, inside = (part[..., :height, :width] for part in (content.values, content.inside))
+    own = content.grey[content.box]
+    lost = own - _resized(seen[0, 0], own.shape)[0, 0].numpy()
+    spread, styled = (float(values[inside > 0.5].std()) for values in (seen, made))
+    return min(styled / max(spread, FLAT), MOST_GAIN) * lost
 
 
 def _feathered(fan: np.ndarray) -> np.ndarray:

@@ -37,7 +37,8 @@ class Distances:
             features = [f.float() for f in vgg(pool)]
             others = [f.roll(1, 0) for f in features]
             self.style_units = [float(_norm(gram(a) - gram(b)).mean()) for a, b in zip(features, others, strict=True)]
-            self.content_unit = float(_norm(features[-1] - others[-1]).mean())
+            structures = [(_structure(a), _structure(b)) for a, b in zip(features, others, strict=True)]
+            self.content_units = [float(_norm(a - b).mean()) for a, b in structures]
 
     def features(self, images: Tensor) -> list[Tensor]:
         return self.vgg(images)
@@ -48,9 +49,18 @@ class Distances:
         parts = [_norm(gram(f) - g) / unit for f, g, unit in zip(features, wanted, self.style_units, strict=True)]
         return torch.stack(parts).mean(0)
 
-    def content(self, features: Sequence[Tensor], wanted: Tensor) -> Tensor:
-        """Norm of the difference at block5_conv1 in its unit, [n]."""
-        return _norm(features[-1].float() - wanted.float()) / self.content_unit
+    def content(self, features: Sequence[Tensor], wanted: Sequence[Tensor]) -> Tensor:
+        """Mean over block 2 to 5 of the norm of the difference in structure in its unit, [n]. features: of the
+        pictures; wanted: of the content images."""
+        both = zip(features[1:], wanted[1:], self.content_units[1:], strict=True)
+        return torch.stack([_norm(_structure(f) - _structure(w)) / unit for f, w, unit in both]).mean(0)
+
+
+def _structure(features: Tensor) -> Tensor:
+    """Where each feature is more or less than on average, of root mean square 1: free of brightness and contrast, which
+    belong to the style. [n, c, h, w]."""
+    away = features.float() - features.float().mean((2, 3), keepdim=True)
+    return away / _norm(away).view(-1, 1, 1, 1)
 
 
 def _norm(difference: Tensor) -> Tensor:

@@ -114,7 +114,7 @@ def pairs_of(frames: Sequence[UltrasoundFrame], count: int, seed: int) -> list[t
 def _transfer(
     styler: Styler, distances: Distances, frames: Sequence[UltrasoundFrame], count: int, seed: int, progress: Progress
 ) -> Checks:
-    before, after, edges = [], [], []
+    before, after, edges, coarse_edges = [], [], [], []
     for number, (content_frame, style_frame) in enumerate(pairs_of(frames, count, seed)):
         progress.raise_if_cancelled()
         content, style = (prepared_frame(f.grey, f.inside, LONGEST) for f in (content_frame, style_frame))
@@ -125,11 +125,14 @@ def _transfer(
         before.append(float(distances.style(_features(distances, _box(content)), wanted)))
         after.append(float(distances.style(_features(distances, shown), wanted)))
         edges.append(edge_correlation(content.grey, made, content_frame.inside))
+        inside = _box(replace(content, values=content.inside)) > 0.5
+        coarse_edges.append(edge_correlation(*(p[0, 0].numpy() for p in (_box(content), shown, inside))))
         progress.report("Style moves, content stays", 0.05 + 0.25 * (number + 1) / count)
     fall = 1 - sum(after) / sum(before)
     return [
         check(f"Style distance falls by, {count} held-out pairs (bar 0.5)", fall, 0.5, 0),
         check("Edge correlation with the content, mean (bar 0.6)", float(np.mean(edges)), 0.6, 0),
+        check(f"the same at {LONGEST} pixels, all of it the network's (bar 0.6)", float(np.mean(coarse_edges)), 0.6, 0),
     ]
 
 

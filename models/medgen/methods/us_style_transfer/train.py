@@ -16,14 +16,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-import medgen
-from medgen.errors import BadInput
 from medgen.method import Progress
 from medgen.methods.us_style_transfer.loss import Distances, kl_to_normal
 from medgen.methods.us_style_transfer.net import WIDTHS, Architecture, Kind, Position, StyleTransfer, draw
 from medgen.methods.us_style_transfer.style import StyleMap, to_vector
 from medgen.nets.vgg import VGGFeatures, gram, load_vgg
-from medgen.training.export import export_weights
+from medgen.training.export import chosen_config, export_weights, made_by
 from medgen.training.loop import LoopConfig, Update
 from medgen.training.loop import train as train_loop
 from medgen.training.ultrasound_frames import (
@@ -43,18 +41,19 @@ REBUILD = 50.0  # weight of the squared error
 @dataclass(frozen=True)
 class Config:
     """rebuild: steps at the start in which every picture is given its own style and is to come back (the paper trains
-    its encoders so beforehand); perceptual, kl: weights of these losses beside the style loss; simulated: how many
-    simulated frames."""
+    its encoders so beforehand); rebuild_every: of the later steps those that still do; perceptual, kl: weights of these
+    losses beside the style loss; simulated: how many simulated frames."""
 
     steps: int
     rebuild: int
+    rebuild_every: int = 4
     widths: tuple[int, ...] = WIDTHS
     kind: Kind = "variational"
     position: Position = "skip"
     batch: int = 4
     size: int = 64
     learning_rate: float = 2e-3
-    perceptual: float = 0.3
+    perceptual: float = 0.5
     kl: float = 0.01
     simulated: int = 120
 
@@ -100,7 +99,8 @@ class Step:
         """batch: images [n, 1, h, w], the number of places by which the style partner is shifted, the step."""
         images, shift, number = batch
         images = images.contiguous(memory_format=torch.channels_last)
-        shift = int(shift) if int(number) >= self.config.rebuild else 0
+        rebuilding = int(number) < self.config.rebuild or int(number) % self.config.rebuild_every == 0
+        shift = 0 if rebuilding else int(shift)
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + int(number))
         made, kl = self.networks["style"](images, images.roll(shift, 0), generator)
         figures = self._styled(made, images, shift) if shift else {"error": (made - images).square().mean() * REBUILD}
@@ -115,7 +115,7 @@ class Step:
             of_made = self.distances.features(made)
         wanted = [gram(f).roll(shift, 0) for f in features]
         style = self.distances.style(of_made, wanted).mean()
-        content = self.distances.content(of_made, features[-1]).mean()
+        content = self.distances.content(of_made, features).mean()
         return {"style": style, "content": self.config.perceptual * content}
 
 
@@ -207,9 +207,7 @@ def train(
 ) -> Path:
     """Trains, or goes on where a run in `out` stopped, and writes the weights and their card to `out`; returns the
     weights file. Raises BadInput for an unknown configuration or where there are no real frames."""
-    if config not in CONFIGS:
-        raise BadInput(f"There is no training configuration '{config}' (known: {', '.join(CONFIGS)}).")
-    chosen, vgg = CONFIGS[config], load_vgg()
+    chosen, vgg = chosen_config(CONFIGS, config), load_vgg()
     frames = frames_to_learn_from(chosen.simulated, seed)
     network, steps = train_network(chosen, frames, out, vgg, seed, device, progress)
     return export(network, frames, out, steps, config, seed, device, vgg)
@@ -223,19 +221,12 @@ def export(
     style_map, names = style_map_of(network, frames)
     real = [f for f in frames if f.source != "simulated"]
     card = {
+        **made_by("us_style_transfer", config, seed, steps, device),
         "title": "B-mode looks",
         "training_data": f"{len(real)} real frames ({attribution(sorted({f.source for f in real}))}) and "
         f"{len(frames) - len(real)} simulated ones; whole subjects, recordings or sources are kept for tests.",
-        "command": f"medgen train us_style_transfer --config {config}",
-        "seed": seed,
-        "steps": steps,
-        "device": device,
-        "commit": f"medgen {medgen.__version__}",
         "figures": {"VGG16 trunk": f"{vgg.source} {vgg.sha256[:12]}".strip()},
-        "licence": "Apache-2.0",
         "intended_use": "More looks of labelled frames to train and test on. Research only.",
-        "known_failures": [],
-        "trained_on_rendered": True,
         "style_map": {
             "x": [round(float(x), 3) for x, _ in style_map.places()],
             "y": [round(float(y), 3) for _, y in style_map.places()],
