@@ -108,7 +108,8 @@ def run(quick: bool) -> dict[str, Any]:
 
 
 def picture(path: Path) -> None:
-    """A row a frame: as it was, with its hole, two fills, their spread, the squared-error arm, biharmonic."""
+    """A row a frame: as it was, with its hole, two fills, four times their spread, the squared-error arm, biharmonic,
+    Telea (where there is OpenCV)."""
     from PIL import Image
 
     rows = []
@@ -116,6 +117,7 @@ def picture(path: Path) -> None:
         holed = np.where(case.hole, np.float32(1), case.truth)
         hpi = case.fills["HPI"]
         spread = np.clip(4 * hpi.std(0), 0, 1)
-        tiles = [case.truth, holed, hpi[0], hpi[1], spread, case.fills["L2"][0], case.fills["biharmonic"][0]]
+        others = [fills[0] for name, fills in case.fills.items() if name != "HPI"]
+        tiles = [case.truth, holed, hpi[0], hpi[1], spread, *others]
         rows.append(np.hstack([np.pad(tile, 2, constant_values=1) for tile in tiles]))
     Image.fromarray(np.rint(255 * np.vstack(rows)).astype(np.uint8)).save(path)
