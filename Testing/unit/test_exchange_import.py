@@ -106,6 +106,15 @@ def test_a_results_folder_is_a_method(configuration: str, options: dict[str, Any
     assert (sitk.GetArrayFromImage(once) != sitk.GetArrayFromImage(result)).any()
 
 
+def test_another_model_of_the_same_name_replaces_nothing(tmp_path: Path) -> None:
+    folder = results_folder(tmp_path / "first")
+    first = import_nnunet(folder)
+    assert import_nnunet(folder) == first
+    other = import_nnunet(results_folder(tmp_path / "other", channels=2))
+    assert other.title == first.title and other.id != first.id
+    assert find_method(first.id) == first
+
+
 PLAIN_NAMES = {
     "encoder.stages.0.0.convs.0.conv.weight", "encoder.stages.1.0.convs.1.norm.bias", "decoder.transpconvs.0.weight",
     "decoder.stages.0.convs.0.conv.weight", "decoder.stages.0.convs.0.norm.weight", "decoder.seg_layers.0.bias",

@@ -10,12 +10,13 @@ import dataclasses
 import json
 import logging
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from medgen import spec as s
-from medgen.errors import BadInput
-from medgen.weights import user_data_folder
+from medgen.errors import BadInput, MedGenError
+from medgen.weights import file_sha256, user_data_folder
 
 # a declaration names one of these: a file in the data folder must not make other code run
 RUNS = ("medgen.exchange.nnunet:run", "medgen.exchange.monai_bundle:run")
@@ -50,6 +51,30 @@ def write_declaration(spec: s.MethodSpec) -> Path:
     part.write_text(json.dumps(data, indent=1), encoding="utf-8")
     part.replace(path)
     return path
+
+
+def keep_model(spec: s.MethodSpec, write: Callable[[Path], object], training_data: str, command: str) -> None:
+    """Keeps the weights that `write` puts at a path, with a card, in the user's data folder, and declares the method.
+    Raises MedGenError where that folder takes no files."""
+    place = user_data_folder() / "Weights" / spec.id
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        path = place / spec.weights[0]
+        write(path)
+        card = {
+            "title": spec.title,
+            "files": {path.name: {"sha256": file_sha256(path)}},
+            "training_data": training_data,
+            "command": command,
+            "licence": spec.licence,
+            "intended_use": spec.intended_use,
+            "known_failures": [],
+            "trained_on_rendered": False,
+        }
+        (place / "card.json").write_text(json.dumps(card, indent=1), "utf-8")
+        write_declaration(spec)
+    except OSError as error:
+        raise MedGenError(f"The model could not be stored in '{place}': {error}.") from error
 
 
 def _part(data: dict[str, Any]) -> Any:

@@ -17,10 +17,9 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from medgen.errors import BadInput, MedGenError
-from medgen.imported import method_id, write_declaration
+from medgen.errors import BadInput
+from medgen.imported import keep_model, method_id
 from medgen.spec import Image, Label, LabelMap, MethodSpec, Paper
-from medgen.weights import user_data_folder
 
 NEEDED = ("configs/metadata.json", "configs/inference.json")
 MODELS = ("models/model.ts", "models/model.pt")
@@ -183,22 +182,6 @@ def import_monai(path: Path, agreed: str | None) -> MethodSpec:
             f"The configuration of '{path.name}' runs code of its makers. If you trust them, import it again with "
             f"--agree {digest}"
         )
-    place = user_data_folder() / "Weights" / spec.id
-    try:
-        place.mkdir(parents=True, exist_ok=True)
-        (place / spec.weights[0]).write_bytes(content)
-        card = {
-            "title": spec.title,
-            "files": {spec.weights[0]: {"sha256": digest}},
-            "training_data": str(metadata.get("data_source", "")),
-            "command": f"imported from '{path.name}' after agreeing to {digest}",
-            "licence": spec.licence,
-            "intended_use": spec.intended_use,
-            "known_failures": [],
-            "trained_on_rendered": False,
-        }
-        (place / "card.json").write_text(json.dumps(card, indent=1), "utf-8")
-        write_declaration(spec)
-    except OSError as error:
-        raise MedGenError(f"The bundle could not be stored in '{place}': {error}.") from error
+    agreement = f"imported from '{path.name}' after agreeing to {digest}"
+    keep_model(spec, lambda place: place.write_bytes(content), str(metadata.get("data_source", "")), agreement)
     return spec

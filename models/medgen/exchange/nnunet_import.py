@@ -6,6 +6,7 @@ Checkpoints are read once, with `weights_only=True`; from then on no pickle is n
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import zipfile
@@ -16,12 +17,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from medgen.errors import BadInput, MedGenError
+from medgen.errors import BadInput
 from medgen.exchange.nnunet_case import NORMALISATIONS
 from medgen.exchange.nnunet_network import build_network, check_architecture
-from medgen.imported import method_id, write_declaration
+from medgen.imported import keep_model, method_id
 from medgen.spec import Bool, Choice, Float, Image, Label, LabelMap, MethodSpec, Paper
-from medgen.weights import file_sha256, user_data_folder
 
 PAPER = Paper(
     "nnU-Net: a self-configuring method for deep learning-based biomedical image segmentation",
@@ -315,33 +315,28 @@ def _modality(title: str) -> str:
     return "MR" if any(word in upper for word in ("MR", "T1", "T2", "FLAIR", "DWI", "ADC")) else "any"
 
 
+def _digest(model: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> str:
+    """Tells models of the same name apart."""
+    digest = hashlib.sha256(json.dumps(model).encode())
+    for name in sorted(tensors):
+        digest.update(tensors[name].contiguous().view(torch.uint8).numpy())
+    return digest.hexdigest()[:6]
+
+
 def import_nnunet(folder: Path) -> MethodSpec:
-    """Reads, checks, converts and declares; importing the same folder again replaces what was there.
+    """Reads, checks, converts and declares; another model of the same name becomes another method.
 
     Raises BadInput for a folder that cannot be used, MedGenError where the data folder takes no files.
     """
     from safetensors.torch import save_file
 
     model, tensors = read_results_folder(folder)
-    identity = method_id("nnunet", f"{model['title']}_{model['stages'][-1]['configuration']}")
-    spec = _spec(identity, model)
-    place = user_data_folder() / "Weights" / identity
-    try:
-        place.mkdir(parents=True, exist_ok=True)
-        path = place / spec.weights[0]
-        save_file(tensors, path, metadata={"medgen.nnunet": json.dumps(model)})
-        card = {
-            "title": spec.title,
-            "files": {path.name: {"sha256": file_sha256(path)}},
-            "training_data": model["title"],
-            "command": f"imported from the nnU-Net results folder '{folder.resolve().name}'",
-            "licence": spec.licence,
-            "intended_use": spec.intended_use,
-            "known_failures": [],
-            "trained_on_rendered": False,
-        }
-        (place / "card.json").write_text(json.dumps(card, indent=1), "utf-8")
-        write_declaration(spec)
-    except OSError as error:
-        raise MedGenError(f"The model could not be stored in '{place}': {error}.") from error
+    name = f"{model['title']}_{model['stages'][-1]['configuration']}_{_digest(model, tensors)}"
+    spec = _spec(method_id("nnunet", name), model)
+    keep_model(
+        spec,
+        lambda path: save_file(tensors, path, metadata={"medgen.nnunet": json.dumps(model)}),
+        model["title"],
+        f"imported from the nnU-Net results folder '{folder.resolve().name}'",
+    )
     return spec
