@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from medgen.catalogue import find_method
 from medgen.errors import BadInput
 from medgen.imaging.bulk_density import bulk_density
 from medgen.imaging.geometry import Grid, from_array, to_array
-from medgen.imaging.phantoms import analytic_head
+from medgen.imaging.phantoms import analytic_head, render_ct, render_mr
 from medgen.method import Context
-from medgen.methods.pix2pix_translation import infer, learning
+from medgen.methods.pix2pix_translation import infer, learning, train
 from medgen.methods.pix2pix_translation.net import PatchDiscriminator, UNetGenerator, generator_from_state, patch_side
 from medgen.methods.pix2pix_translation.train import render_patient
 from medgen.spec import ImageFacts
@@ -118,11 +122,10 @@ def test_an_update_moves_the_networks_of_the_objective(
 
 
 def test_cycle_gan_moves_four_networks(patients: list[learning.Patient]) -> None:
-    step = learning.CycleStep(True, levels=5, width=2, d_width=2)
+    objective = learning.MR_TO_CT["cyclegan"]
+    step = learning.CycleStep(objective, levels=5, width=2, d_width=2)
     losses = []
-    figures = step.run(
-        learning.draw_batch(patients, learning.MR_TO_CT["paper"], (0, 0), 1), lambda n, loss: losses.append(n)
-    )
+    figures = step.run(learning.draw_batch(patients, objective, (0, 0), 1), lambda n, loss: losses.append(n))
     assert sorted(losses) == ["back", "generator", "judge", "judge_back"] and figures["cycle"] > 0
 
 
@@ -143,6 +146,39 @@ def test_pairs_stay_aligned_through_mirror_zoom_and_crop() -> None:
         found = learning.cropped(slices, np.random.default_rng(seed))
         assert found.shape == (2, learning.CROP, learning.CROP)
         assert torch.equal(found[0], found[1])
+
+
+def write_scans(folder: Path) -> None:
+    """Two patients' MR, two others' CT; no stand-in."""
+    for kind in ("mr", "ct"):
+        (folder / kind).mkdir()
+        for number in range(2):
+            head = analytic_head(np.random.default_rng(number), spacing_mm=6.0)
+            rng = np.random.default_rng(9)
+            image = render_mr(head, "T1", rng) if kind == "mr" else render_ct(head, rng)
+            sitk.WriteImage(image, str(folder / kind / f"{kind}{number}.nii.gz"))
+
+
+@pytest.mark.parametrize("config", ["pix2pix", "cyclegan"])
+def test_the_baselines_train_on_a_users_scans(config: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny = replace(train.CONFIGS["smoke"], objective=train.CONFIGS[config].objective)
+    monkeypatch.setitem(train.CONFIGS, config, tiny)
+    write_scans(tmp_path)
+    if config == "pix2pix":  # learns from pairs
+        with pytest.raises(BadInput, match="stand-in"):
+            train.train(tmp_path, tmp_path / "out", config)
+        (tmp_path / "standin").mkdir()
+        for path in (tmp_path / "mr").iterdir():
+            image = sitk.ReadImage(str(path))
+            inside = to_array(image) > to_array(image).mean()
+            ct = from_array(np.where(inside, 40, -1000).astype(np.int16), image)
+            sitk.WriteImage(ct, str(tmp_path / "standin" / path.name))
+    train.train(tmp_path, tmp_path / "out", config)
+    for name in ("mr_to_ct", "ct_to_mr"):
+        weights = load_file(tmp_path / "out" / name / f"{name}.safetensors")
+        assert generator_from_state(weights).levels == 3
+        card = json.loads((tmp_path / "out" / name / "card.json").read_text())
+        assert config in card["command"] and not card["trained_on_rendered"]
 
 
 # ------------------------------------------------------------------------------------------------------------ inference

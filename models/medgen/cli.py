@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -268,7 +268,7 @@ def train(
     method: str,
     data: Annotated[Path, typer.Option(help="Folder with the training data; the method's README says what it holds.")],
     folder: Folder,
-    config: Annotated[Literal["smoke", "small", "paper"], typer.Option()] = "small",
+    config: Annotated[str, typer.Option(help="smoke, small or paper; the method's README tells of others.")] = "small",
 ) -> None:
     """Train a method; started again with the same folder, it goes on where it stopped."""
     if not data.is_dir():

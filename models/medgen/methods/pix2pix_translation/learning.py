@@ -34,14 +34,16 @@ class Objective:
 
     to_ct: MR -> CT, else CT -> MR; unpaired: an unconditional discriminator judges translations of real scans against
     real scans of the other kind; conditional: one that sees the input, too, judges translations of pairs; l1: weight of
-    |partner - translation|; gan: 'vanilla' or 'lsgan'; layers: of the discriminators; real_input: CT -> MR only, the
-    part of the steps that take real CTs in place of the stand-in.
+    |partner - translation|; cycle: weight of going there and back, which makes it a CycleGAN (see `CycleStep`); gan:
+    'vanilla' or 'lsgan'; layers: of the discriminators; real_input: CT -> MR only, the part of the steps that take real
+    CTs in place of the stand-in.
     """
 
     to_ct: bool
     unpaired: bool = False
     conditional: bool = False
     l1: float = 0.0
+    cycle: float = 0.0
     gan: Adversarial = "vanilla"
     layers: int = 3
     real_input: float = 0.5
@@ -52,12 +54,14 @@ MR_TO_CT = {
     "l1": Objective(True, l1=50),
     "gan": Objective(True, unpaired=True),
     "pix2pix": Objective(True, conditional=True, l1=100),
+    "cyclegan": Objective(True, unpaired=True, cycle=10, gan="lsgan", layers=4),
 }
 CT_TO_MR = {
     "paper": Objective(False, unpaired=True, conditional=True, l1=100),
     "gan": Objective(False, unpaired=True, real_input=1.0),
     "gan+cgan": Objective(False, unpaired=True, conditional=True),
     "pix2pix": Objective(False, conditional=True, l1=100, real_input=0.0),
+    "cyclegan": Objective(False, unpaired=True, cycle=10, gan="lsgan", layers=4),
 }
 
 
@@ -122,33 +126,38 @@ class TranslationStep:
 
 
 class CycleStep:
-    """CycleGAN, the baseline on unpaired scans alone: two generators, two unconditional discriminators, least squares,
-    cycle weight 10. 'generator' translates to CT where to_ct, else to MR; the other one is 'back'."""
+    """CycleGAN, the baseline on unpaired scans alone: two generators and two unconditional discriminators. 'generator'
+    translates to CT where the objective says so, else to MR; the other one is 'back'."""
 
     def __init__(
-        self, to_ct: bool, layers: int = 4, levels: int = LEVELS, width: int = WIDTH, d_width: int = D_WIDTH,
+        self,
+        objective: Objective,
+        levels: int = LEVELS,
+        width: int = WIDTH,
+        d_width: int = D_WIDTH,
         rate: float = PAPER_RATE,
-    ) -> None:  # fmt: skip
-        self.to_ct = to_ct
+    ) -> None:
+        self.objective = objective
         generators = {name: UNetGenerator(1, 1, levels, width, dropout=0.0) for name in ("generator", "back")}
-        judges = {name: PatchDiscriminator(1, layers, d_width) for name in ("judge", "judge_back")}
+        judges = {name: PatchDiscriminator(1, objective.layers, d_width) for name in ("judge", "judge_back")}
         self.networks: dict[str, nn.Module] = {n: initialise(net) for n, net in {**generators, **judges}.items()}
         self.optimizers = _adams(self.networks, rate)
 
     def run(self, batch: dict[str, Any], update: Update) -> dict[str, float]:
-        source, target = (batch["mr"], batch["ct"]) if self.to_ct else (batch["ct"], batch["mr"])
+        source, target = (batch["mr"], batch["ct"])[:: 1 if self.objective.to_ct else -1]
         ahead, back = self.networks["generator"], self.networks["back"]
         fakes = {"judge": ahead(source).float(), "judge_back": back(target).float()}
         for name, real in (("judge", target), ("judge_back", source)):
             network = self.networks[name].requires_grad_(True)
-            loss = discriminator_loss(network(real).float(), network(fakes[name].detach()).float(), "lsgan")
+            loss = discriminator_loss(network(real).float(), network(fakes[name].detach()).float(), self.objective.gan)
             update(name, loss)
         for name, grad in (("generator", "judge"), ("back", "judge_back")):
             # one optimiser steps at a time; the other generator only carries the gradient
             fakes = {"judge": ahead(source).float(), "judge_back": back(target).float()}
             cycle = (back(fakes["judge"]) - source).abs().mean() + (ahead(fakes["judge_back"]) - target).abs().mean()
             judged = self.networks[grad].requires_grad_(False)
-            total = generator_loss(None, judged(fakes[grad]).float(), "lsgan") + 10 * cycle.float()
+            fooled = generator_loss(None, judged(fakes[grad]).float(), self.objective.gan)
+            total = fooled + self.objective.cycle * cycle.float()
             update(name, total)
         return {"cycle": float(cycle.detach()), "loss": float(total.detach())}
 
@@ -192,14 +201,14 @@ def draw_batch(
     """
     rng = np.random.default_rng(seed)
     cts = [patient.ct if objective.to_ct else patient.ct_couch for patient in patients]
-    paired = [n for n, patient in enumerate(patients) if patient.mr and patient.standin is not None]
+    usable = [n for n, p in enumerate(patients) if p.mr and (objective.cycle or p.standin is not None)]
     rows: dict[str, list[Tensor]] = {"mr": [], "standin": [], "ct": []}
     for _ in range(size):
-        number = paired[int(rng.integers(len(paired)))]
+        number = usable[int(rng.integers(len(usable)))]
         patient, others = patients[number], [ct for n, ct in enumerate(cts) if ct is not None and n != number]
-        ct, standin = others[int(rng.integers(len(others)))], patient.standin
-        assert standin is not None
+        ct = others[int(rng.integers(len(others)))]
         mr = patient.mr[int(rng.integers(len(patient.mr))) if objective.to_ct else 0]
+        standin = mr if patient.standin is None else patient.standin  # a CycleGAN does not look at it
         z = int(rng.integers(len(standin)))
         pair = cropped(np.stack([mr[z], standin[z]]).astype(np.float32), rng)
         rows["mr"].append(_rescanned(pair[:1], rng) if objective.to_ct else pair[:1])

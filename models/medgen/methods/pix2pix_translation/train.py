@@ -3,6 +3,7 @@
 DIR holds whole-head label maps (numbered; 1 to 14 are learnt from), from which MR, stand-in and CT are rendered, the
 CTs always shown beside other heads' MR; real CTs (.nii.gz) join them from a folder `ct` in it. Or DIR holds no label
 maps but the folders mr, standin (same file names, aligned; a bulk-density CT, say) and ct (any patients), .nii.gz.
+The baselines `--config pix2pix` and `--config cyclegan` train as `small` does; CycleGAN needs no folder standin.
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ import numpy.typing as npt
 import SimpleITK as sitk
 import torch
 
-import medgen
 from medgen.errors import BadInput
 from medgen.imaging.bulk_density import BONE_HU, FAT_HU, bulk_density
 from medgen.imaging.foreground import foreground_mask
@@ -26,6 +26,7 @@ from medgen.imaging.phantoms import (
     TRAIN_HEADS,
     Scan,
     crop_to_head,
+    numbered_maps,
     part_fat,
     read_head,
     render_ct,
@@ -45,6 +46,7 @@ from medgen.methods.pix2pix_translation.learning import (
     SHORT_RATE,
     SPACING_MM,
     WIDTH,
+    CycleStep,
     Objective,
     Patient,
     TranslationStep,
@@ -53,10 +55,9 @@ from medgen.methods.pix2pix_translation.learning import (
     with_couch,
 )
 from medgen.methods.pix2pix_translation.slices import ct_unit, mr_unit, slice_grid
-from medgen.training.export import export_weights
+from medgen.training.export import chosen_config, export_weights, made_by
 from medgen.training.loop import LoopConfig
 from medgen.training.loop import train as train_loop
-from medgen.training.paired_heads import numbered_maps
 
 Array = npt.NDArray[Any]
 WEIGHTS = {True: "mr_to_ct", False: "ct_to_mr"}  # folder and file of a direction (to CT or not)
@@ -66,9 +67,10 @@ COUCH_ROOM = 14  # pixels behind a rendered head
 
 @dataclass(frozen=True)
 class Config:
-    """seconds: of one call, for each direction; None for no end."""
+    """objective: of `learning.MR_TO_CT` and `CT_TO_MR`; seconds: of one call, for each direction; None for no end."""
 
     steps: int
+    objective: str = "paper"
     levels: int = LEVELS
     width: int = WIDTH
     batch: int = 4
@@ -80,6 +82,8 @@ class Config:
 CONFIGS = {
     "smoke": Config(steps=2, levels=3, width=2, batch=1, heads=2),
     "small": Config(steps=4000),
+    "pix2pix": Config(steps=4000, objective="pix2pix"),
+    "cyclegan": Config(steps=4000, objective="cyclegan"),
     "paper": Config(steps=650_000, levels=9, width=64, batch=16, rate=PAPER_RATE),
 }
 
@@ -149,20 +153,25 @@ def read_ct(path: Path) -> Patient:
     return Patient(ct=bare.astype(np.float16), ct_couch=unit.astype(np.float16))
 
 
-def read_pair(mr: Path, standin: Path) -> Patient:
+def read_mr(mr: Path, standin: Path | None) -> Patient:
     """Raises BadInput where the two do not lie in one place."""
     image = _on_slices(mr)
     body = foreground_mask(image)
     box = crop_to_mask(image, body, margin_mm=8)
+    unit = mr_unit(to_array(box), to_array(resample_labels(body, box))).astype(np.float16)
+    if standin is None:
+        return Patient([unit])
     partner = resample(sitk.ReadImage(str(standin), sitk.sitkFloat32), box, fill=LOW_HU)
     if to_array(partner).max() <= LOW_HU:
         raise BadInput(f"{mr.name} and its stand-in do not overlap.")
-    unit = mr_unit(to_array(box), to_array(resample_labels(body, box)))
-    return Patient([unit.astype(np.float16)], ct_unit(to_array(partner)).astype(np.float16))
+    return Patient([unit], ct_unit(to_array(partner)).astype(np.float16))
 
 
-def patients_of(data: Path, cache: Path, heads: int, seed: int = 0, progress: Progress | None = None) -> list[Patient]:
-    """Everything there is to learn from in a folder. Raises BadInput where that is not enough."""
+def patients_of(
+    data: Path, cache: Path, heads: int, seed: int = 0, progress: Progress | None = None, paired: bool = True
+) -> list[Patient]:
+    """Everything there is to learn from in a folder; paired: every MR needs its stand-in. Raises BadInput where that
+    is not enough."""
     progress = progress or SilentProgress()
 
     def found() -> Iterator[Patient]:
@@ -173,9 +182,9 @@ def patients_of(data: Path, cache: Path, heads: int, seed: int = 0, progress: Pr
                 yield _kept(cache / f"{number:02d}.npy", path, number, seed)
         for path in sorted((data / "mr").glob("*.nii.gz")):
             partner = data / "standin" / path.name
-            if not partner.is_file():
+            if paired and not partner.is_file():
                 raise BadInput(f"There is no stand-in for {path.name} in {partner.parent}.")
-            yield read_pair(path, partner)
+            yield read_mr(path, partner if partner.is_file() else None)
         for path in sorted((data / "ct").glob("*.nii.gz")):
             yield read_ct(path)
 
@@ -206,7 +215,7 @@ def train_direction(
         max_seconds=config.seconds,
     )
     outcome = train_loop(
-        TranslationStep(objective, config.levels, config.width, rate=config.rate),
+        (CycleStep if objective.cycle else TranslationStep)(objective, config.levels, config.width, rate=config.rate),
         lambda step: draw_batch(patients, objective, (seed + 1, step), config.batch),
         out,
         loop,
@@ -221,25 +230,17 @@ def train(
 ) -> Path:
     """Trains both directions, or goes on where a run in `out` stopped; returns `out`. Raises BadInput for an unknown
     configuration or a folder without enough to train on."""
-    if config not in CONFIGS:
-        raise BadInput(f"There is no training configuration '{config}' (known: {', '.join(CONFIGS)}).")
-    chosen = CONFIGS[config]
-    patients = patients_of(data, out / "slices", chosen.heads, seed, progress)
-    for to_ct, objective in ((True, MR_TO_CT["paper"]), (False, CT_TO_MR["paper"])):
+    chosen = chosen_config(CONFIGS, config)
+    directions = {True: MR_TO_CT[chosen.objective], False: CT_TO_MR[chosen.objective]}
+    patients = patients_of(data, out / "slices", chosen.heads, seed, progress, paired=not directions[True].cycle)
+    for to_ct, objective in directions.items():
         folder = out / WEIGHTS[to_ct]
         generator, steps = train_direction(patients, objective, folder, chosen, seed, device, progress)
         card = {
+            **made_by("pix2pix_mr_to_ct", config, seed, steps, device),
             "title": f"Head {'MR to CT' if to_ct else 'CT to MR'}, {config}",
             "training_data": f"{len(patients)} patients of {data.name}.",
-            "command": f"medgen train pix2pix_mr_to_ct --config {config}",
-            "seed": seed,
-            "steps": steps,
-            "device": device,
-            "commit": f"medgen {medgen.__version__}",
-            "figures": {},
-            "licence": "Apache-2.0",
             "intended_use": "Research; synthetic, not validated for treatment.",
-            "known_failures": [],
             "trained_on_rendered": bool(numbered_maps(data)),
         }
         export_weights(generator.state_dict(), folder, f"{WEIGHTS[to_ct]}.safetensors", card)
