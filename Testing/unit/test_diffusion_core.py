@@ -83,6 +83,9 @@ def test_schedule_is_the_linear_one() -> None:
     assert SCHEDULE.alpha_bar[1] == pytest.approx(1 - 1e-4)
     assert SCHEDULE.alpha_bar[1000] == pytest.approx(4.0358e-5, rel=1e-3)
     assert SCHEDULE.times(500, 4) == [0, 125, 250, 375, 500]
+    closer = SCHEDULE.times(200, 25, 1.5)
+    assert closer[:3] == [0, 2, 5] and closer[-1] == 200 and (np.diff(np.diff(closer)) >= -1).all()
+    assert SCHEDULE.times(200, 200, 1.5) == list(range(201))  # no level twice
     for top, steps in ((500, 0), (10, 11), (1001, 5)):
         with pytest.raises(ValueError, match="not possible"):
             SCHEDULE.times(top, steps)

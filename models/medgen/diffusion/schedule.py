@@ -30,8 +30,9 @@ class Schedule:
         bar = self.alpha_bar.to(x.device)[t].view(-1, *[1] * (x.ndim - 1))
         return (bar.sqrt() * x + (1 - bar).sqrt() * noise).to(x.dtype)
 
-    def times(self, top: int, steps: int) -> list[int]:
-        """Levels from 0 up to `top` in so many steps, as even as whole numbers allow. Raises ValueError."""
+    def times(self, top: int, steps: int, power: float = 1.0) -> list[int]:
+        """Levels from 0 up to `top` in so many steps, as even as whole numbers allow; power: above 1 they lie closer
+        together near the image, where the share of noise changes fastest. Raises ValueError."""
         if not 1 <= steps <= top <= self.levels:
             raise ValueError(f"{steps} steps up to level {top} of {self.levels} is not possible")
-        return [round(top * i / steps) for i in range(steps + 1)]
+        return [max(i, round(top * (i / steps) ** power)) for i in range(steps + 1)]

@@ -16,6 +16,7 @@ from medgen.diffusion.slice_memory import SliceMemory
 from medgen.method import Context
 
 BATCH = 8
+SPACING = 1.5  # of the levels: with 25 steps up to 200 the round trip is off by 0.3 % instead of 2.0 % when even
 GuidesOf = Callable[[slice], Sequence[Guide]]
 Report = Callable[[float], None]
 
@@ -49,14 +50,13 @@ class Translator:
     ) -> None:
         self.network, self.encoder, self.setting, self.context = network, encoder or network, setting, context
         self.schedule = schedule or Schedule()
-        self.times = self.schedule.times(setting.level, setting.steps)
+        self.times = self.schedule.times(setting.level, setting.steps, SPACING)
         self.batch = max(1, round(BATCH * context.batch_scale))
         self.remembered = 0
 
     def encode(self, x: Tensor, report: Report = lambda fraction: None) -> Tensor:
         memory = SliceMemory.of(self.context)
-        what = ("encoding", self.setting, str(self.context.weights), self.context.device, self.encoder.label)
-        keys = memory.keys(x, what)
+        keys = self._keys(x, "encoding")
         self.remembered = sum(key in memory.values for key in keys)
         noise, found = self._noise(self.encoder), []
 
@@ -88,9 +88,21 @@ class Translator:
         return out
 
     def round_trip(self, x: Tensor, latents: Tensor, most: int = 4) -> float:
-        """Relative error of encoding and decoding without guidance, on `most` slices spread over x."""
+        """Relative error of encoding and decoding without guidance, on `most` slices spread over x. What comes back is
+        kept as the encodings are."""
         rows = np.unique(np.linspace(0, len(x) - 1, min(most, len(x))).astype(int)).tolist()
-        return round_trip_error(x[rows], self.decode(latents[rows], lambda _rows: (), network=self.encoder))
+        x, latents = x[rows], latents[rows]
+
+        def returned(rows: list[int]) -> Tensor:
+            return self.decode(latents[rows], lambda _rows: (), network=self.encoder)
+
+        back = SliceMemory.of(self.context).fill(self._keys(x, "round trip"), list(range(len(x))), returned)
+        return round_trip_error(x, torch.stack(back))
+
+    def _keys(self, x: Tensor, what: str) -> list[bytes]:
+        """Of the slices in the memory, with all that what is kept of them depends on."""
+        known = (what, self.setting, str(self.context.weights), self.context.device, self.encoder.label)
+        return SliceMemory.of(self.context).keys(x, known)
 
     def _noise(self, network: NoiseNetwork) -> Callable[[Tensor, int], Tensor]:
         return clamped(network, self.schedule, -1, 1) if self.setting.clamp else network

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import SimpleITK as sitk
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from medgen.errors import BadInput
@@ -73,8 +74,8 @@ def load_xrays(folder: Path, side: int) -> XraySet:
 
 @dataclass(frozen=True)
 class XraySampler:
-    """Random batches of the X-rays that are not held out, every other one diseased, some mirrored; the same number
-    gives the same batch."""
+    """Random batches of the X-rays that are not held out, every other one diseased; the same number gives the same
+    batch. Each is mirrored or not, turned, moved and sized a little, and made brighter or darker: there are few."""
 
     source: XraySet
     seed: int
@@ -88,4 +89,16 @@ class XraySampler:
         images = self.source.images[[int(rng.choice(rows[label])) for label in labels]]
         mirrored = rng.random(self.batch) < 0.5
         images[mirrored] = images[mirrored, :, ::-1]
-        return {"image": torch.from_numpy(images)[:, None], "label": torch.from_numpy(labels.astype(np.int64))}
+        return {"image": _moved(torch.from_numpy(images)[:, None], rng), "label": torch.from_numpy(labels)}
+
+
+def _moved(images: Tensor, rng: np.random.Generator) -> Tensor:
+    """[n, 1, h, w] turned by up to 6 degrees, sized by up to 8 %, moved by up to 4 % of the side, gamma 0.8 to 1.25."""
+    n = len(images)
+    turn, size = np.radians(rng.uniform(-6, 6, n)), rng.uniform(0.92, 1.08, n)
+    rows = np.stack([size * np.cos(turn), -size * np.sin(turn), size * np.sin(turn), size * np.cos(turn)], axis=1)
+    maps = np.concatenate([rows.reshape(n, 2, 2), rng.uniform(-0.08, 0.08, (n, 2, 1))], axis=2).astype(np.float32)
+    where = F.affine_grid(torch.from_numpy(maps), list(images.shape), align_corners=False)
+    moved = F.grid_sample(images, where, padding_mode="border", align_corners=False).clamp(0, 1)
+    gamma = np.exp(rng.uniform(np.log(0.8), np.log(1.25), (n, 1, 1, 1))).astype(np.float32)
+    return moved ** torch.from_numpy(gamma)

@@ -13,6 +13,7 @@ import SimpleITK as sitk
 import torch
 from safetensors import safe_open
 from scipy import ndimage
+from torch import nn
 
 from medgen.errors import BadInput
 from medgen.imaging.brain_study import BRAIN_SEQUENCES, brain_study
@@ -78,6 +79,7 @@ def load(path: Path, device: str) -> tuple[Generator, Discriminator, Size, str]:
     kind = fields.pop("kind")
     size = Size(**fields)
     networks = (Generator(size.generator_width), Discriminator(size.discriminator_width, size.side))
+    networks[1].critics = nn.ModuleList()  # only training needs them, and they are not in the file
     for network, name in zip(networks, ("generator.", "discriminator."), strict=True):
         own = {
             k[len(name) :]: v.float() if v.is_floating_point() else v for k, v in state.items() if k.startswith(name)
@@ -116,7 +118,7 @@ def redraw(
         here = slice(start, start + batch)
         x = torch.from_numpy(slices[here])[:, None].to(context.device)
         drawn[here] = generator(x, wanted)[:, 0].cpu().numpy()
-        chance[here] = discriminator(x)[1].softmax(1)[:, 1].cpu().numpy()
+        chance[here] = discriminator.classify(x).softmax(1)[:, 1].cpu().numpy()
         context.progress.report("Redrawing", 0.1 + 0.8 * min(1.0, (start + batch) / len(slices)))
     return drawn, chance
 

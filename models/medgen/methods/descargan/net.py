@@ -99,6 +99,11 @@ class Discriminator(nn.Module):
         scores = torch.stack([critic(h).mean(dim=(1, 2, 3)) for critic in self.critics], dim=1)
         return scores, self.classifier(h)
 
+    def classify(self, image: Tensor) -> Tensor:
+        """Class logits [n, 2] alone."""
+        found: Tensor = self.classifier(self.trunk(image))
+        return found
+
 
 @dataclass(frozen=True)
 class Size:

@@ -24,13 +24,15 @@ from medgen.diffusion.toys import TwoClasses
 from medgen.diffusion.training import CLEAR_LESION
 from medgen.diffusion.translation import Setting
 from medgen.errors import BadInput
-from medgen.imaging.brain_study import BRAIN_SEQUENCES, Float32, brain_study
+from medgen.imaging.brain_study import BRAIN_SEQUENCES, SIDE, Float32, brain_study
 from medgen.imaging.geometry import canonical, to_array
 from medgen.imaging.phantoms import TEST_HEADS
 from medgen.imaging.resampling import resample_labels
+from medgen.imaging.xray_set import load_xrays
 from medgen.method import Context, Progress, SilentProgress
 from medgen.methods.diffusion_anomaly.infer import (
     HEALTHY,
+    Redrawing,
     anomaly_map,
     at_random,
     equalised,
@@ -40,11 +42,12 @@ from medgen.methods.diffusion_anomaly.infer import (
     shrunk,
     translated,
 )
-from medgen.methods.diffusion_anomaly.spec import SPEC
+from medgen.methods.diffusion_anomaly.spec import SPEC, XRAY
 from medgen.metrics.overlap import dice
 from medgen.metrics.ranking import auroc
 from medgen.nets.diffusion_unet import DiffusionUNet, EncoderClassifier, paper_classifier, paper_unet
 from medgen.proofs import Mode, check, verdict
+from medgen.shared_data import shared_folder
 from medgen.weights import checked_weights
 
 Checks = list[dict[str, Any]]
@@ -77,6 +80,7 @@ def prove(mode: Mode = "normal", seed: int = 0, progress: Progress | None = None
     if mode != "quick":
         progress.report("Real lesions", 0.9)
         checks += _real(networks_of(context), context)
+        checks += _xrays(skipped)
     return verdict(SPEC.id, checks, skipped)
 
 
@@ -232,6 +236,30 @@ def _real(networks: dict[str, nn.Module], context: Context) -> Checks:
         checks.append(check(f"{title}: pixel AUROC over equalised {channel}", area, rival, 0))
         checks.append(check(f"{title}: Dice over the brightest {100 - PERCENTILE:g} % of {channel}", overlap, other, 0))
     return checks
+
+
+def _xrays(skipped: list[str]) -> Checks:
+    """The X-rays of the patients that were held out, with the settings that the method has for them."""
+    folder = shared_folder()
+    try:
+        context = Context(weights=checked_weights(XRAY.id, XRAY.weights[0])[0])
+    except BadInput:
+        skipped.append("There are no weights for X-rays yet.")
+        return []
+    if folder is None:
+        return []
+    known, networks = load_xrays(folder / "cxr_nih", SIDE), networks_of(context)
+    images, sick = known.images[known.held_out][:, None], known.diseased[known.held_out] == 1
+    chance = probability_diseased(images, networks["classifier"], context)
+    redrawn = Redrawing(networks, {p.name: p.default for p in XRAY.parameters}, context)(images)
+    change = anomaly_map(images, redrawn, np.ones((len(images), SIDE, SIDE), bool), SMOOTHING).mean((1, 2))
+    title = f"X-rays of {len(images)} patients"
+    return [
+        check(f"{title}: no finding and pneumonia told apart, AUROC", auroc(chance, sick), 0.75, 0),
+        check(f"{title}: the same from how much is changed, AUROC", auroc(change, sick), 0.5, 0),
+        check(f"{title}: change of those without a finding, as a share of the others'",
+              float(change[~sick].mean() / change[sick].mean()), 1, 0, higher=False),
+    ]  # fmt: skip
 
 
 def sweep(slices: HeldOut, networks: dict[str, nn.Module], setting: Setting, context: Context) -> Checks:

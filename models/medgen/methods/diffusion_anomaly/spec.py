@@ -59,8 +59,8 @@ SPEC = MethodSpec(
         Table("report", "Report"),
     ),
     parameters=(
-        Float("guidance", "Guidance", 30.0, "How strongly the slice is drawn toward healthy; too much leaves "
-              "traces at the brain's rim.", minimum=0.0, maximum=1000.0, step=10.0),
+        Float("guidance", "Guidance", 15.0, "How strongly the slice is drawn toward healthy; too much leaves "
+              "traces at the brain's rim.", minimum=0.0, maximum=1000.0, step=5.0),
         Int("noise_level", "Noise level", 200, "How much of the image is given up and redrawn; of 1000.", minimum=50,
             maximum=600, step=50),
         Choice("slices", "Slices", "all", "Redrawing only slices that look diseased is faster.",
@@ -71,7 +71,7 @@ SPEC = MethodSpec(
               step=0.05),
         Float("percentile", "Percentile", 97.0, "For 'a percentile', and for the FLAIR threshold.", unit="%",
               minimum=50.0, maximum=100.0, step=0.5),
-        Int("steps", "Steps", 10, "Network evaluations each way; more return closer to the image and take longer.",
+        Int("steps", "Steps", 25, "Network evaluations each way; more return closer to the image and take longer.",
             minimum=2, maximum=1000, step=5, advanced=True),
         Choice("solver", "Solver", "dpm2", "How the steps are taken.", advanced=True,
                options={"dpm2": "DPM-Solver++, second order", "ddim": "DDIM, as in the paper",
@@ -79,7 +79,7 @@ SPEC = MethodSpec(
         Choice("label", "Network is told", "healthy", "Which class the noise network is told that a slice has.",
                options={"healthy": "that it is healthy", "any": "nothing (takes twice as long)"}, advanced=True),
         Bool("clamp", "Clamp", False, "Cut predicted images off at -1 and 1 as the paper's code does.", advanced=True),
-        Float("smoothing", "Smoothing", 1.0, "Of the map, in pixels of 1.5 mm.", unit="px", minimum=0.0, maximum=3.0,
+        Float("smoothing", "Smoothing", 2.0, "Of the map, in pixels of 1.5 mm.", unit="px", minimum=0.0, maximum=3.0,
               step=0.5, advanced=True),
         Int("rim", "Rim left out", 2, "Pixels of 1.5 mm at the brain's outline, where guidance leaves traces.",
             minimum=0, maximum=5, advanced=True),

@@ -30,6 +30,7 @@ from medgen.imaging.brain_study import SIDE
 from medgen.imaging.xray_set import XraySampler, load_xrays
 from medgen.method import Progress
 from medgen.nets.diffusion_unet import DiffusionUNet, EncoderClassifier, Layout, LocalClassifier, paper_classifier
+from medgen.training.export import made_by
 
 WEIGHTS, XRAY_WEIGHTS = "brain_mr.safetensors", "xray.safetensors"
 BRAINS = {
@@ -49,6 +50,11 @@ CLASSIFIER = {
     "small": Layout(4, 1, 16, (1, 2, 2), 1, (), groups=8, patch=2, scale_shift=True, block_resampling=True),
     "paper": paper_classifier(2, side=SIDE),
 }
+# for X-rays: of 128 of them little can be learnt, and what tells them apart is larger than a lesion
+SMALL_XRAY = (
+    Layout(1, 2, 16, (1, 2, 2, 2), 1, (), groups=8, classes=2, patch=2),
+    Layout(1, 1, 16, (1, 2, 2, 4), 1, (), groups=8, patch=2, scale_shift=True, block_resampling=True),
+)
 
 
 def train(
@@ -72,15 +78,14 @@ def train(
         if xrays
         else BrainSampler(brain_set(data, out, seed, config == "smoke", progress), seed, plan.batch)
     )
-    channels = 1 if xrays else 4
     torch.manual_seed(seed)
-    layout = replace(TRANSLATING[config], channels_in=channels, channels_out=2 * channels)
+    layout, judge = SMALL_XRAY if xrays and config == "small" else _layouts(config, 1 if xrays else 4)
     ready = ready_noise_network(layout) if only_classifier else None
     if only_classifier and ready is None:
         raise BadInput("There are no starter weights whose noise network could be taken over.")
     step = DiffusionStep(
         DiffusionUNet(layout) if ready is None else None,
-        {"classifier": (_classifier(config, channels), "class")},
+        {"classifier": (_classifier(judge), "class")},
         plan.learning_rate,
         HALF_WAY,
     )
@@ -90,19 +95,18 @@ def train(
         return {"image": batch["image"], "label": batch["label"], "classifier": batch["label"]}
 
     outcome = run_plan(step, sample, out, plan, seed, device, progress, max_seconds)
-    card = {
-        **(XRAYS if xrays else BRAINS),
-        "command": f"medgen train diffusion_anomaly --config {config}"
-        + (", then --config classifier" if only_classifier else ""),
-        "seed": seed,
-        "steps": outcome.step,
-        "device": device,
-    }
+    said = config + (", then --config classifier" if only_classifier else "")
+    card = {**made_by("diffusion_anomaly", said, seed, outcome.step, device), **(XRAYS if xrays else BRAINS)}
     networks = {**outcome.networks, **({} if ready is None else {"denoiser": ready})}
     return save_networks(networks, out, XRAY_WEIGHTS if xrays else WEIGHTS, card)
 
 
-def _classifier(config: str, channels: int) -> nn.Module:
+def _layouts(config: str, channels: int) -> tuple[Layout, Layout]:
+    """Of the noise network and of the classifier."""
+    noise = replace(TRANSLATING[config], channels_in=channels, channels_out=2 * channels)
+    return noise, replace(CLASSIFIER[config], channels_in=channels)
+
+
+def _classifier(layout: Layout) -> nn.Module:
     """The paper's with attention pooling, or a small one that looks at each place by itself."""
-    layout = replace(CLASSIFIER[config], channels_in=channels)
     return EncoderClassifier(layout, SIDE) if layout.channels_out == 2 else LocalClassifier(layout)
