@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import SimpleITK as sitk
 import torch
+import torch.nn.functional as F
 from safetensors import safe_open
 from scipy import ndimage
 from torch import nn
@@ -38,7 +39,7 @@ def run(inputs: dict[str, Any], parameters: dict[str, Any], context: Context) ->
     redrawn = slices.copy()
     chance = np.zeros(len(slices), np.float32)
     wanted = 0 if parameters["branch"] == "healthy" else 1
-    redrawn[rows], chance[rows] = redraw(slices[rows], generator, discriminator, wanted, context)
+    redrawn[rows], chance[rows] = redraw(slices[rows], generator, discriminator, size.side, wanted, context)
     redrawn = np.where(inside, redrawn, -1).astype(np.float32)
     difference = (redrawn - slices) * inside
     voxel = float(np.prod(spacing_mm))
@@ -108,16 +109,22 @@ def _slices(
 
 @torch.no_grad()
 def redraw(
-    slices: Float32, generator: Generator, discriminator: Discriminator, wanted: int, context: Context
+    slices: Float32, generator: Generator, discriminator: Discriminator, side: int, wanted: int, context: Context
 ) -> tuple[Float32, Float32]:
-    """slices [n, h, w], -1..1: redrawn as class `wanted` [n, h, w], and P(diseased) of the originals [n]."""
+    """slices [n, h, h], -1..1: redrawn as class `wanted` [n, h, h], and P(diseased) of the originals [n]. side: of the
+    images that the networks know; where it is smaller than h, what they change is enlarged and put on the original."""
     drawn, chance = np.empty_like(slices), np.zeros(len(slices), np.float32)
     batch = max(1, round(BATCH * context.batch_scale))
     for start in range(0, len(slices), batch):
         context.progress.raise_if_cancelled()
         here = slice(start, start + batch)
-        x = torch.from_numpy(slices[here])[:, None].to(context.device)
-        drawn[here] = generator(x, wanted)[:, 0].cpu().numpy()
+        whole = torch.from_numpy(slices[here])[:, None].to(context.device)
+        x = F.avg_pool2d(whole, whole.shape[-1] // side)
+        redrawn = generator(x, wanted)
+        if x.shape != whole.shape:
+            redrawn = whole + F.interpolate(redrawn - x, size=whole.shape[2:], mode="bilinear")
+            redrawn = redrawn.clamp(-1, 1)
+        drawn[here] = redrawn[:, 0].cpu().numpy()
         chance[here] = discriminator.classify(x).softmax(1)[:, 1].cpu().numpy()
         context.progress.report("Redrawing", 0.1 + 0.8 * min(1.0, (start + batch) / len(slices)))
     return drawn, chance

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,7 @@ class Config:
 
 CONFIGS = {
     "smoke": Config(Size(4, 2, SIDE), steps=6, batch=2),
-    "small": Config(Size(16, 8, SIDE), steps=20_000, batch=8, learning_rate=3e-4, seconds=1800),
+    "small": Config(Size(16, 8, SIDE // 2), steps=20_000, batch=8, learning_rate=3e-4, seconds=1800),
     "paper": Config(Size(64, 32, 256), steps=100_000, batch=10),
 }
 
@@ -95,40 +95,43 @@ class DescarganStep:
         return figures
 
     def _discriminator_loss(self, image: Tensor, label: Tensor) -> Tensor:
-        generator, discriminator = self.networks["generator"], self.networks["discriminator"]
-        scores, logits = discriminator(image)
-        real = scores.gather(1, label[:, None]).mean()
-        fake_score, penalty = image.new_zeros(()), image.new_zeros(())
+        """Every image is also redrawn as the other class; what is alike for both classes goes through in one pass."""
+        generator, weights = self.networks["generator"], self.weights
+        fakes = [torch.empty_like(image[:0])] * 2
         for wanted in (0, 1):
             others = image[label != wanted]
-            if not len(others):
-                continue
-            with torch.no_grad():
-                fake = generator(others, wanted)
-            fake = fake + NOISE * torch.rand_like(fake)
-            # each class counts by its share in the batch
-            fake_score = fake_score + discriminator(fake)[0][:, wanted].sum() / len(image)
-            penalty = penalty + self._penalty(image[label == wanted], fake, wanted)
-        adversarial = fake_score - real
-        weights = self.weights
+            if len(others):
+                with torch.no_grad():
+                    fakes[wanted] = generator(others, wanted)
+        fake = torch.cat(fakes)
+        fake = fake + NOISE * torch.rand_like(fake)
+        made = torch.arange(2, device=label.device).repeat_interleave(torch.bincount(1 - label, minlength=2))
+        scores, logits = self.networks["discriminator"](torch.cat([image, fake]))
+        critic = scores.gather(1, torch.cat([label, made])[:, None])[:, 0]
+        adversarial = critic[len(image) :].mean() - critic[: len(image)].mean()
         return (
             weights.adversarial_d * adversarial
-            + weights.penalty * penalty
-            + weights.class_d * F.cross_entropy(logits, label)
+            + weights.penalty * self._penalty(image, label, fake, made)
+            + weights.class_d * F.cross_entropy(logits[: len(image)], label)
         )
 
-    def _penalty(self, real: Tensor, fake: Tensor, critic: int) -> Tensor:
-        """(norm of the critic's gradient - 1)^2 between real images of the class and images made into it."""
-        count = min(len(real), len(fake))
-        if not count:
+    def _penalty(self, image: Tensor, label: Tensor, fake: Tensor, made: Tensor) -> Tensor:
+        """(norm of a critic's gradient - 1)^2 between real images of its class and images made into it, summed over the
+        two critics."""
+        counts = [int(min((label == c).sum(), (made == c).sum())) for c in (0, 1)]
+        if not sum(counts):
             return fake.new_zeros(())
-        t = torch.rand(count, 1, 1, 1, device=fake.device)
-        between = (t * real[:count] + (1 - t) * fake[:count]).detach().requires_grad_(True)
+        sides = ((image, label), (fake, made))
+        real, unreal = (torch.cat([x[of == c][:count] for c, count in enumerate(counts)]) for x, of in sides)
+        critic = torch.arange(2, device=label.device).repeat_interleave(torch.tensor(counts, device=label.device))
+        t = torch.rand(len(real), 1, 1, 1, device=fake.device)
+        between = (t * real + (1 - t) * unreal).detach().requires_grad_(True)
         wrapped = self.networks["discriminator"]
         plain = getattr(wrapped, "module", wrapped)  # Fabric's wrapper forbids a gradient of a gradient
-        score = plain(between)[0][:, critic].sum()
+        score = plain(between)[0].gather(1, critic[:, None]).sum()
         gradient = torch.autograd.grad(score, between, create_graph=True)[0]
-        return ((gradient.flatten(1).norm(dim=1) - 1) ** 2).mean()
+        squares = (gradient.flatten(1).norm(dim=1) - 1) ** 2
+        return squares.mean() * sum(count > 0 for count in counts)
 
     def _generator_loss(self, image: Tensor, label: Tensor) -> Tensor:
         generator, discriminator = self.networks["generator"], self.networks["discriminator"]
@@ -165,9 +168,9 @@ def train(
     weights file. max_seconds: of this call, instead of the configuration's. Raises BadInput."""
     chosen = chosen_config(CONFIGS, config)
     xrays = (data / "labels.csv").is_file()
-    size = chosen.size if xrays else Size(chosen.size.generator_width, chosen.size.discriminator_width, SIDE)
+    size = chosen.size if xrays else replace(chosen.size, side=min(chosen.size.side, SIDE))
     draw = _xrays(data, size.side, seed, chosen.batch) if xrays else _brains(
-        data, out, seed, chosen.batch, config == "smoke", progress
+        data, out, seed, chosen.batch, size.side, config == "smoke", progress
     )  # fmt: skip
     torch.manual_seed(seed)
     step = DescarganStep(
@@ -207,14 +210,15 @@ def save(
 
 
 def _brains(
-    data: Path, out: Path, seed: int, batch: int, quick: bool, progress: Progress | None
+    data: Path, out: Path, seed: int, batch: int, side: int, quick: bool, progress: Progress | None
 ) -> Callable[[int], dict[str, Tensor]]:
     sampler = BrainSampler(brain_set(data, out, seed, quick, progress), seed, batch, missing=0.0)
     flair = BRAIN_SEQUENCES.index("FLAIR")
 
     def draw(number: int) -> dict[str, Tensor]:
         drawn = sampler(number)
-        return {"image": drawn["image"][:, flair : flair + 1] * 2 - 1, "label": drawn["label"]}
+        image = F.avg_pool2d(drawn["image"][:, flair : flair + 1], SIDE // side)
+        return {"image": image * 2 - 1, "label": drawn["label"]}
 
     return draw
 
