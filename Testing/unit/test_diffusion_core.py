@@ -8,6 +8,7 @@ import torch
 
 from medgen.diffusion.guidance import more_or_less, toward_class, toward_mask, toward_value
 from medgen.diffusion.loss import bound_term, hybrid_loss
+from medgen.diffusion.networks import NoiseNetwork
 from medgen.diffusion.sampling import (
     Draws,
     ancestral,
@@ -89,6 +90,23 @@ def test_schedule_is_the_linear_one() -> None:
     for top, steps in ((500, 0), (10, 11), (1001, 5)):
         with pytest.raises(ValueError, match="not possible"):
             SCHEDULE.times(top, steps)
+
+
+def test_chances_become_the_noise_of_independent_pixels() -> None:
+    """A network that knows nothing but each pixel's prior gives the formula's noise: Bayes adds what the pixel says."""
+    chance = torch.linspace(0.02, 0.98, 64)
+    toy = BrightPixels(SCHEDULE, chance, 0.0)
+
+    class Prior(torch.nn.Module):
+        layout = Layout(1, 1, predicts="chance")
+
+        def forward(self, x: torch.Tensor, t: torch.Tensor, label: None) -> torch.Tensor:
+            return toy.prior.expand(x.shape)
+
+    network = NoiseNetwork(Prior())  # type: ignore[arg-type]
+    for level in (1, 100, 500, 1000):
+        x = SCHEDULE.signal(level) * toy.sample(20) + SCHEDULE.sigma(level) * torch.randn(20, 1, 1, 64).double()
+        assert torch.allclose(network(x, level), toy.noise(x, level), atol=1e-5)
 
 
 # ----------------------------------------------------------------------------------- encoding, decoding, class guidance

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,11 @@ import pytest
 import SimpleITK as sitk
 import torch
 from diffusion_data import rendered_slices, small_head
+from safetensors.torch import save_file
 
 from medgen.catalogue import find_method
 from medgen.diffusion.brain_ports import missing_weights
-from medgen.diffusion.networks import load_networks
+from medgen.diffusion.networks import joined_state, layouts_of, load_networks
 from medgen.errors import BadInput
 from medgen.imaging.geometry import Grid, from_array, to_array
 from medgen.imaging.phantoms import insert_lesions, render_mr, strip_skull
@@ -23,6 +25,7 @@ from medgen.methods.diffusion_edit.train import lesion_share
 from medgen.methods.diffusion_edit.train import train as train_edit
 from medgen.methods.diffusion_segmentation import infer as segmentation
 from medgen.methods.diffusion_segmentation.train import train as train_segmentation
+from medgen.weights import file_sha256
 
 SEGMENTATION, EDIT = find_method("diffusion_segmentation"), find_method("diffusion_edit")
 
@@ -34,7 +37,14 @@ def head() -> sitk.Image:
 
 @pytest.fixture(scope="module")
 def segmentation_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return train_segmentation(rendered_slices(), tmp_path_factory.mktemp("segmentation"), "smoke")
+    """After three steps all chances are the same; here the last layer is random, so that noise makes a difference."""
+    path = train_segmentation(rendered_slices(), tmp_path_factory.mktemp("segmentation"), "smoke")
+    networks = load_networks(path, "cpu")
+    torch.manual_seed(0)
+    torch.nn.init.normal_(networks["denoiser"].last.weight, std=0.3)
+    state = {key: value.contiguous() for key, value in joined_state(networks).items()}
+    save_file(state, path, layouts_of(networks))
+    return path
 
 
 @pytest.fixture(scope="module")
@@ -190,15 +200,42 @@ def test_edit_file_holds_all_networks_and_the_noise_network_can_be_taken_over(
     edit_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     networks = load_networks(edit_weights, "cpu")
-    assert set(networks) == {"denoiser", "regressor", "segmenter", "judge"}
-    starters = tmp_path / "starters"
-    (starters / "diffusion_anomaly").mkdir(parents=True)
-    (starters / "diffusion_anomaly" / "brain_mr.safetensors").write_bytes(edit_weights.read_bytes())
-    monkeypatch.setattr("medgen.diffusion.training.STARTER_WEIGHTS", starters)
-    taken = load_networks(train_edit(rendered_slices(), tmp_path / "again", "smoke", seed=1), "cpu")
+    assert set(networks) == {"denoiser", "segmenter", "judge"}
+    starters = tmp_path / "starters" / "diffusion_anomaly"
+    starters.mkdir(parents=True)
+    shared = starters / "brain_mr.safetensors"
+    shared.write_bytes(edit_weights.read_bytes())
+    (starters / "card.json").write_text(json.dumps({"files": {shared.name: {"sha256": file_sha256(shared)}}}))
+    for module in ("medgen.diffusion.training", "medgen.weights"):
+        monkeypatch.setattr(f"{module}.STARTER_WEIGHTS", starters.parent)
+    path = train_edit(rendered_slices(), tmp_path / "again", "smoke", seed=1)
+    assert set(load_networks(path, "cpu")) == {"segmenter", "judge"}
+    taken = edit.networks_of(Context(weights=path))
     for name, value in taken["denoiser"].state_dict().items():
         assert torch.equal(value, networks["denoiser"].state_dict()[name])
     assert not torch.equal(taken["judge"].first.weight, networks["judge"].first.weight)
+    shared.unlink()
+    with pytest.raises(BadInput, match="missing"):
+        edit.networks_of(Context(weights=path))
+
+
+def test_sizes_are_the_regressors_where_there_is_one_and_else_what_the_segmenter_sees() -> None:
+    slices, brain = np.zeros((2, 4, 8, 8), np.float32), np.zeros((2, 8, 8), bool)
+    brain[0, :4], brain[1, :2] = True, True
+    slices[:, 0, 0] = 1  # eight bright pixels, of 32 and of 16 of the brain
+
+    class Segmenter(torch.nn.Module):
+        def forward(self, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+            return 200 * x[:, :1] - 100
+
+    class Regressor(torch.nn.Module):
+        def forward(self, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+            return torch.full((len(x), 1), 0.7)
+
+    networks: dict[str, torch.nn.Module] = {"segmenter": Segmenter()}
+    assert edit.predicted_sizes(slices, brain, networks, Context()).tolist() == [0.25, 0.5]
+    networks["regressor"] = Regressor()
+    assert edit.predicted_sizes(slices, brain, networks, Context()) == pytest.approx(0.7)
 
 
 def test_lesion_share_counts_brain_pixels() -> None:

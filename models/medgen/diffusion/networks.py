@@ -9,6 +9,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
+from medgen.diffusion.schedule import Schedule
 from medgen.errors import BadInput
 from medgen.nets.diffusion_unet import DiffusionUNet, Encoder, EncoderClassifier, Layout, LocalClassifier
 
@@ -20,18 +21,21 @@ class NoiseNetwork:
 
     label: of every image, for a network with a label embedding; ANY_LABEL is the mean of what it predicts for all of
     them, as if nothing were known (exact where both labels are equally likely), at as many evaluations. condition:
-    [n, c, h, w], channels put before x (the MR image of a mask that is drawn). Half precision on CUDA.
+    [n, c, h, w], channels put before x (the MR image of a mask that is drawn). Half precision on CUDA. A network that
+    predicts chances adds to what the noisy pixel itself says, and the noise is what x has besides the expected mask.
     """
 
     def __init__(self, network: DiffusionUNet, label: int | None = None, condition: Tensor | None = None) -> None:
         self.network, self.label, self.condition = network, label, condition
         self.labels = list(range(network.layout.classes)) if label == ANY_LABEL else [label]
+        self.schedule = Schedule()
         self.evaluations = 0  # images that went through, for the benchmark
 
     @torch.no_grad()
     def predict(self, x: Tensor, t: int) -> tuple[Tensor, Tensor | None]:
         # the image itself, level 0, was never seen in training: level 1 differs from it by next to nothing
-        steps = torch.full((len(x),), max(t, 1), device=x.device)
+        level = max(t, 1)
+        steps = torch.full((len(x),), level, device=x.device)
         given = x if self.condition is None else torch.cat([self.condition, x], dim=1)
         outputs = []
         for each in self.labels:
@@ -40,6 +44,9 @@ class NoiseNetwork:
                 outputs.append(self.network(given, steps, label).float())
             self.evaluations += len(x)
         output = torch.stack(outputs).mean(0) if len(outputs) > 1 else outputs[0]
+        if self.network.layout.predicts == "chance":
+            chance = (output + self.schedule.evidence(x, steps)).sigmoid()
+            return (x - self.schedule.signal(level) * chance) / self.schedule.sigma(level), None
         if output.shape[1] == x.shape[1]:
             return output, None
         noise, place = output.chunk(2, dim=1)

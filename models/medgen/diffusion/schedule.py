@@ -30,6 +30,12 @@ class Schedule:
         bar = self.alpha_bar.to(x.device)[t].view(-1, *[1] * (x.ndim - 1))
         return (bar.sqrt() * x + (1 - bar).sqrt() * noise).to(x.dtype)
 
+    def evidence(self, noisy: Tensor, t: Tensor) -> Tensor:
+        """What each noisy pixel of a mask says by itself, log odds of 1 against 0: signal (x - signal / 2) / sigma^2.
+        noisy: [n, 1, h, w]; t: int64 [n], 1..T. Bayes adds them to what is known besides."""
+        bar = self.alpha_bar.to(noisy.device)[t].view(-1, *[1] * (noisy.ndim - 1))
+        return (bar.sqrt() * (noisy - bar.sqrt() / 2) / (1 - bar)).to(noisy.dtype)
+
     def times(self, top: int, steps: int, power: float = 1.0) -> list[int]:
         """Levels from 0 up to `top` in so many steps, as even as whole numbers allow; power: above 1 they lie closer
         together near the image, where the share of noise changes fastest. Raises ValueError."""

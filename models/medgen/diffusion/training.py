@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,16 +12,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-import medgen
 from medgen.diffusion.loss import hybrid_loss
 from medgen.diffusion.networks import joined_state, layouts_of, load_networks
 from medgen.diffusion.schedule import Schedule
 from medgen.errors import BadInput
-from medgen.imaging.phantoms import TEST_HEADS, TRAIN_HEADS, VALIDATION_HEADS
+from medgen.imaging.phantoms import TEST_HEADS, TRAIN_HEADS, VALIDATION_HEADS, numbered_maps
 from medgen.imaging.phantoms.brain_set import BrainSet, load_brain_set, render_brain_set
 from medgen.method import Progress
 from medgen.nets.diffusion_unet import DiffusionUNet, Layout, paper_unet
-from medgen.training.export import export_weights
+from medgen.training.export import chosen_config, export_weights
 from medgen.training.loop import LoopConfig, Outcome, Update
 from medgen.training.loop import train as train_loop
 from medgen.weights import STARTER_WEIGHTS
@@ -114,7 +112,7 @@ def brain_set(data: Path, out: Path, seed: int, quick: bool, progress: Progress 
         return load_brain_set(data)
     if (out / "slices" / "images.npy").is_file():
         return load_brain_set(out / "slices")
-    maps = {_number(path): path for path in sorted(data.glob("*.nii*"))}
+    maps = numbered_maps(data)
     kinds = {n: EACH_HEAD for n in TRAIN_HEADS if n in maps}
     if not kinds:
         raise BadInput(f"There are no label maps numbered 1 to 14 (*_01.nii.gz ...) to train on in '{data}'.")
@@ -125,23 +123,20 @@ def brain_set(data: Path, out: Path, seed: int, quick: bool, progress: Progress 
     return render_brain_set(maps, kinds, seed, out / "slices", progress)
 
 
-def _number(path: Path) -> int:
-    digits = re.findall(r"\d+", path.name.split(".")[0])
-    return int(digits[-1]) if digits else 0
-
-
 @dataclass(frozen=True)
 class BrainSampler:
     """Random batches of a set's training slices, half of them healthy; the same number gives the same batch.
 
     Left and right are swapped half of the time, every sequence is 10 % brighter or darker, and in `missing` of the
-    batches' images some sequences are taken away, so that the networks manage without them.
+    batches' images some sequences are taken away, so that the networks manage without them. crop: pixels of the square
+    part, at random, that a batch shows, where only masks are learnt: a lesion may lie outside.
     """
 
     source: BrainSet
     seed: int
     batch: int
     missing: float = 0.4
+    crop: int | None = None
     healthy: np.ndarray = field(init=False)
     diseased: np.ndarray = field(init=False)
 
@@ -167,6 +162,9 @@ class BrainSampler:
             images[row, ~kept] = 0
         for row in np.flatnonzero(rng.random(self.batch) < 0.5):
             images[row], lesions[row] = images[row, ..., ::-1].copy(), lesions[row, ..., ::-1].copy()
+        if self.crop is not None:
+            top, left = rng.integers(0, np.array(images.shape[2:]) - self.crop + 1)
+            images, lesions = (a[..., top : top + self.crop, left : left + self.crop] for a in (images, lesions))
         return {
             "image": torch.from_numpy(images),
             "lesion": torch.from_numpy(lesions),
@@ -197,9 +195,7 @@ PLANS = {
 
 def plan_of(config: str) -> Plan:
     """Raises BadInput for an unknown configuration."""
-    if config not in PLANS:
-        raise BadInput(f"There is no training configuration '{config}' (known: {', '.join(PLANS)}).")
-    return PLANS[config]
+    return chosen_config(PLANS, config)
 
 
 def run_plan(
@@ -228,15 +224,7 @@ def run_plan(
 
 
 def save_networks(networks: Mapping[str, nn.Module], out: Path, name: str, card: Mapping[str, Any]) -> Path:
-    """All networks in one file beside their card; what the card lacks is filled with what is always so."""
-    whole = {
-        "commit": f"medgen {medgen.__version__}",
-        "figures": {},
-        "licence": "Apache-2.0",
-        "intended_use": "Research only; not for diagnosis or treatment.",
-        "known_failures": [],
-        "trained_on_rendered": True,
-        **card,
-    }
+    """All networks in one file beside their card."""
+    whole = {"intended_use": "Research only; not for diagnosis or treatment.", **card}
     export_weights(joined_state(networks), out, name, whole, metadata=layouts_of(networks))
     return out / name

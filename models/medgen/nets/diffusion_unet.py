@@ -22,7 +22,8 @@ class Layout:
     """width: channels of the first level; multipliers: of each level; blocks: residual blocks a level (one more on the
     way up); attention: the down-sampling factors at which levels attend; head_channels: None is one head; classes: of
     the label embedding, 0 for none; patch: pixels that are folded into channels on the way in and unfolded on the way
-    out, which makes a small network fast; scale_shift, block_resampling: of the classifier's blocks."""
+    out, which makes a small network fast; scale_shift, block_resampling: of the classifier's blocks; predicts: what the
+    outputs mean, 'noise' or 'chance' (the logit that a pixel of a mask is 1, but for what a noisy mask says there)."""
 
     channels_in: int
     channels_out: int
@@ -36,6 +37,7 @@ class Layout:
     patch: int = 1
     scale_shift: bool = False
     block_resampling: bool = False
+    predicts: str = "noise"
 
     @property
     def block(self) -> int:
@@ -58,6 +60,13 @@ def sinusoids(t: Tensor, width: int) -> Tensor:
     return torch.cat([angles.cos(), angles.sin()], dim=1)
 
 
+class GroupNorm(nn.GroupNorm):
+    """Always in float32: with channels last, PyTorch's backward in bfloat16 takes a CPU five times as long."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.float())
+
+
 def _zero(module: nn.Module) -> nn.Module:
     for parameter in module.parameters():
         nn.init.zeros_(parameter)
@@ -70,10 +79,10 @@ class ResBlock(nn.Module):
     def __init__(self, channels_in: int, channels_out: int, layout: Layout, down: bool = False) -> None:
         super().__init__()
         self.down, self.scale_shift = down, layout.scale_shift
-        self.norm_in = nn.GroupNorm(layout.groups, channels_in)
+        self.norm_in = GroupNorm(layout.groups, channels_in)
         self.conv_in = nn.Conv2d(channels_in, channels_out, 3, padding=1)
         self.embed = nn.Linear(4 * layout.width, channels_out * (2 if layout.scale_shift else 1))
-        self.norm_out = nn.GroupNorm(layout.groups, channels_out)
+        self.norm_out = GroupNorm(layout.groups, channels_out)
         self.conv_out = _zero(nn.Conv2d(channels_out, channels_out, 3, padding=1))
         self.skip = nn.Conv2d(channels_in, channels_out, 1) if channels_in != channels_out else nn.Identity()
 
@@ -103,7 +112,7 @@ class Attention(nn.Module):
     def __init__(self, channels: int, layout: Layout) -> None:
         super().__init__()
         self.heads = 1 if layout.head_channels is None else channels // layout.head_channels
-        self.norm = nn.GroupNorm(layout.groups, channels)
+        self.norm = GroupNorm(layout.groups, channels)
         self.qkv = nn.Conv1d(channels, 3 * channels, 1)
         self.out = _zero(nn.Conv1d(channels, channels, 1))
 
@@ -210,8 +219,11 @@ class DiffusionUNet(Encoder):
                 if level and number == layout.blocks:
                     self.up.append(_Up(channels))
                     factor //= 2
-        self.norm = nn.GroupNorm(layout.groups, channels)
+        self.norm = GroupNorm(layout.groups, channels)
         self.last = _zero(nn.Conv2d(channels, layout.channels_out * layout.patch**2, 3, padding=1))
+        if layout.predicts == "chance":  # few pixels of a mask are 1
+            assert self.last.bias is not None
+            nn.init.constant_(self.last.bias, -4.0)
 
     def forward(self, x: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
         embedding = self.embed(t, label)
@@ -233,7 +245,7 @@ class EncoderClassifier(Encoder):
         self.side = side
         tokens = (side // layout.block) ** 2 + 1
         self.heads = 1 if layout.head_channels is None else self.channels // layout.head_channels
-        self.norm = nn.GroupNorm(layout.groups, self.channels)
+        self.norm = GroupNorm(layout.groups, self.channels)
         self.position = nn.Parameter(torch.randn(self.channels, tokens) / math.sqrt(self.channels))
         self.qkv = nn.Conv1d(self.channels, 3 * self.channels, 1)
         self.last = nn.Conv1d(self.channels, layout.channels_out, 1)
@@ -256,7 +268,7 @@ class LocalClassifier(Encoder):
     def __init__(self, layout: Layout) -> None:
         super().__init__(layout)
         del self.middle  # its attention would mix all places
-        self.norm = nn.GroupNorm(layout.groups, self.channels)
+        self.norm = GroupNorm(layout.groups, self.channels)
         self.last = nn.Conv2d(self.channels, 1, 1)
         nn.init.zeros_(self.last.weight)
         assert self.last.bias is not None

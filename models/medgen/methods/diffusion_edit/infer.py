@@ -12,7 +12,7 @@ import torch
 from scipy import ndimage
 from torch import Tensor, nn
 
-from medgen.diffusion.guidance import more_or_less, toward_mask, toward_value
+from medgen.diffusion.guidance import Network, more_or_less, toward_mask, toward_value
 from medgen.diffusion.networks import ANY_LABEL, NoiseNetwork, load_networks
 from medgen.diffusion.sampling import Guide
 from medgen.diffusion.studies import study_of
@@ -24,7 +24,10 @@ from medgen.imaging.resampling import resample_labels
 from medgen.method import Context
 from medgen.metrics.overlap import dice
 from medgen.nets.diffusion_unet import DiffusionUNet
+from medgen.weights import checked_weights
 
+NOISE_NETWORK = "diffusion_anomaly", "brain_mr.safetensors"  # the method and its file that has one for all
+BATCH = 16
 HEALTHY, DISEASED = 0, 1
 SMALLEST_LESION = 0.005  # share of the brain from which a slice counts as diseased
 NEAR_REGION = 5  # pixels round the region where change is no surprise
@@ -43,7 +46,7 @@ def run(inputs: dict[str, Any], parameters: dict[str, Any], context: Context) ->
     networks = networks_of(context)
     study = study_of(inputs, context)
     region = region_on_slices(inputs["region"], study) if edit == "region" else np.zeros_like(study.brain)
-    before = predicted_sizes(study.slices, networks["regressor"], context)
+    before = predicted_sizes(study.slices, study.brain, networks, context)
     box = study.inside(inputs.get("roi"))
     within = chosen_slices(study, parameters["from_mm"], parameters["to_mm"], box)
     rows = rows_to_edit(edit, within, region, before)
@@ -52,7 +55,10 @@ def run(inputs: dict[str, Any], parameters: dict[str, Any], context: Context) ->
     edited = study.slices.copy()
     edited[rows], error = translate(
         study.slices[rows], networks, setting, labels_of(edit, parameters["label"]),
-        lambda part: [guide_of(edit, parameters, networks, region[rows][part], context.device)], context,
+        lambda part: [
+            guide_of(parameters, networks, region[rows][part], study.brain[rows][part], context.device)
+        ],
+        context,
     )  # fmt: skip
     edited = np.clip(edited, 0, 1) * study.brain[:, None]
     context.progress.report("Measuring the edit", 0.95)
@@ -68,10 +74,19 @@ def labels_of(edit: str, told: str) -> tuple[int, int]:
 
 
 def networks_of(context: Context) -> dict[str, nn.Module]:
-    """'denoiser', 'regressor', 'segmenter' and 'judge', kept for the next job."""
+    """'denoiser', 'segmenter', 'judge' and perhaps 'regressor', kept for the next job. A file without a noise network
+    was made for that of diffusion_anomaly. Raises BadInput where that is missing."""
     path = context.weights
     assert path is not None
-    return context.cached(("diffusion_edit", str(path), context.device), lambda: load_networks(path, context.device))
+
+    def load() -> dict[str, nn.Module]:
+        networks = load_networks(path, context.device)
+        if "denoiser" not in networks:
+            shared, _ = checked_weights(*NOISE_NETWORK)
+            networks["denoiser"] = load_networks(shared, context.device)["denoiser"]
+        return networks
+
+    return context.cached(("diffusion_edit", str(path), context.device), load)
 
 
 def region_on_slices(region: sitk.Image, study: BrainStudy) -> Mask:
@@ -91,40 +106,58 @@ def rows_to_edit(edit: str, within: npt.NDArray[np.int64], region: Mask, sizes: 
     return rows
 
 
-@torch.no_grad()
-def predicted_sizes(slices: Float32, regressor: nn.Module, context: Context, batch: int = 16) -> Float32:
-    """[n]: the lesion's share of the brain in each slice, as the regressor sees it."""
-    return _in_batches(lambda x: regressor(x, torch.ones(len(x), device=x.device))[:, 0], slices, context, batch)
+def predicted_sizes(slices: Float32, brain: Mask, networks: dict[str, nn.Module], context: Context) -> Float32:
+    """[n]: the lesion's share of the brain in each slice, as the network that guides sees it. brain: [n, h, w]."""
+    found = _in_batches(
+        lambda x, part: share_seen(networks, brain[part], context.device)(x, _without_noise(x)), slices, context
+    )
+    return found[:, 0]
 
 
-@torch.no_grad()
-def seen_lesion(slices: Float32, network: nn.Module, context: Context, batch: int = 16) -> Mask:
+def seen_lesion(slices: Float32, network: nn.Module, context: Context) -> Mask:
     """[n, h, w]: the lesion as a segmenter sees it in slices without noise."""
-    found = _in_batches(lambda x: network(x, torch.ones(len(x), device=x.device))[:, 0], slices, context, batch)
-    return found > 0
+    return _in_batches(lambda x, _part: network(x, _without_noise(x)), slices, context)[:, 0] > 0
 
 
-def _in_batches(network: Callable[[Tensor], Tensor], slices: Float32, context: Context, batch: int) -> Float32:
+@torch.no_grad()
+def _in_batches(network: Callable[[Tensor, slice], Tensor], slices: Float32, context: Context) -> Float32:
     parts = []
-    for start in range(0, len(slices), batch):
+    for start in range(0, len(slices), BATCH):
         context.progress.raise_if_cancelled()
-        parts.append(network(torch.from_numpy(slices[start : start + batch]).to(context.device)).float().cpu().numpy())
+        part = slice(start, start + BATCH)
+        parts.append(network(torch.from_numpy(slices[part]).to(context.device), part).float().cpu().numpy())
     return np.concatenate(parts)
 
 
-def guide_of(edit: str, parameters: dict[str, Any], networks: dict[str, nn.Module], region: Mask, device: str) -> Guide:
-    """region: of the slices in the batch, [n, h, w]."""
-    strength = parameters["strength"]
+def _without_noise(x: Tensor) -> Tensor:
+    return torch.ones(len(x), device=x.device)
+
+
+def guide_of(
+    parameters: dict[str, Any], networks: dict[str, nn.Module], region: Mask, brain: Mask, device: str
+) -> Guide:
+    """region, brain: of the slices in the batch, [n, h, w]."""
+    edit, strength = parameters["edit"], parameters["strength"]
     if edit == "region":
         wanted = torch.from_numpy(region[:, None].astype(np.float32)).to(device)
         return toward_mask(_call(networks["segmenter"]), wanted, strength * MASK_SCALE)
-    regressor = _call(networks["regressor"])
+    share = share_seen(networks, brain, device)
     if edit == "size":
-        return toward_value(regressor, parameters["size"] / 100, strength * SIZE_SCALE)
-    return more_or_less(regressor, 1.0 if edit == "grow" else -1.0, strength * SIZE_SCALE)
+        return toward_value(share, parameters["size"] / 100, strength * SIZE_SCALE)
+    return more_or_less(share, 1.0 if edit == "grow" else -1.0, strength * SIZE_SCALE)
 
 
-def _call(network: nn.Module) -> Callable[[Tensor, Tensor], Tensor]:
+def share_seen(networks: dict[str, nn.Module], brain: Mask, device: str) -> Network:
+    """Tells the lesion's share of the brain, [n, 1], in noisy slices whose brain [n, h, w] is this: the regressor, as
+    in the paper, or where the file has none, the sum of the segmenter's chances."""
+    if "regressor" in networks:
+        return _call(networks["regressor"])
+    pixels = torch.from_numpy(brain.reshape(len(brain), -1).sum(1, dtype=np.float32)).clamp(min=1).to(device)
+    segmenter = _call(networks["segmenter"])
+    return lambda x, t: segmenter(x, t).sigmoid().flatten(1).sum(1, keepdim=True) / pixels[:, None]
+
+
+def _call(network: nn.Module) -> Network:
     return lambda x, t: network(x, t)
 
 
@@ -159,7 +192,7 @@ def outputs_of(
 ) -> dict[str, Any]:
     present = np.array(study.present)
     change = np.abs(edited - study.slices)[:, present].sum(1)
-    reached = predicted_sizes(edited[rows], networks["regressor"], context)
+    reached = predicted_sizes(edited[rows], study.brain[rows], networks, context)
     lesion = np.zeros_like(study.brain)
     lesion[rows] = seen_lesion(edited[rows], networks["judge"], context) & study.brain[rows]
     report: dict[str, list[Any]] = {

@@ -15,7 +15,7 @@ from scipy.stats import spearmanr
 from torch import nn
 
 from medgen.diffusion.guidance import more_or_less, toward_mask, toward_value
-from medgen.diffusion.held_out import available, held_out_slices
+from medgen.diffusion.held_out import HeldOut, available, held_out_slices
 from medgen.diffusion.sampling import Guide, decode, encode
 from medgen.diffusion.schedule import Schedule
 from medgen.diffusion.toys import BrightPixels, OneGaussian
@@ -126,7 +126,7 @@ def _masks() -> Checks:
 
 
 def _edited(
-    images: Float32, edit: dict[str, Any], region: Mask, networks: dict[str, nn.Module], context: Context
+    slices: HeldOut, edit: dict[str, Any], region: Mask, networks: dict[str, nn.Module], context: Context
 ) -> Float32:
     chosen = {**DEFAULTS, **edit}
     setting = Setting(chosen["noise_level"], chosen["steps"], chosen["solver"])
@@ -134,9 +134,9 @@ def _edited(
     def guides_of(part: slice) -> list[Guide]:
         if chosen["strength"] == 0:
             return []
-        return [guide_of(chosen["edit"], chosen, networks, region[part], context.device)]
+        return [guide_of(chosen, networks, region[part], slices.brain[part], context.device)]
 
-    found, _ = translate(images, networks, setting, labels_of(chosen["edit"], "own"), guides_of, context)
+    found, _ = translate(slices.images, networks, setting, labels_of(chosen["edit"], "own"), guides_of, context)
     return np.clip(found, 0, 1)
 
 
@@ -145,8 +145,8 @@ def _insertion(networks: dict[str, nn.Module], context: Context, seed: int) -> C
     slices = held_out_slices(TEST_HEADS, 0, 2, seed)
     slices = slices.rows(np.arange(len(slices)) < 20)
     region = balls(slices.brain, seed)
-    guided = _edited(slices.images, {"edit": "region"}, region, networks, context)
-    free = _edited(slices.images, {"edit": "region", "strength": 0}, region, networks, context)
+    guided = _edited(slices, {"edit": "region"}, region, networks, context)
+    free = _edited(slices, {"edit": "region", "strength": 0}, region, networks, context)
     overlap = [
         float(np.mean([dice(s, r) for s, r in zip(seen_lesion(e, networks["judge"], context), region, strict=True)]))
         for e in (guided, free)
@@ -180,7 +180,7 @@ def _as_data(networks: dict[str, nn.Module], context: Context, seed: int) -> Che
     quiet = held_out_slices(first, 0, 17, seed)
     quiet = quiet.rows(np.arange(len(quiet)) < 100)
     region = balls(quiet.brain, seed)
-    painted = _edited(quiet.images, {"edit": "region"}, region, networks, context)
+    painted = _edited(quiet, {"edit": "region"}, region, networks, context)
     tested = held_out_slices(last, 33, 0, seed + 1)
     scores = []
     for images, lesions in (
@@ -222,7 +222,7 @@ def _sizes(networks: dict[str, nn.Module], context: Context, seed: int) -> Check
     wanted, seen = [], []
     brain = slices.brain.reshape(len(slices), -1).sum(1)
     for size in SIZES:
-        edited = _edited(slices.images, {"edit": "size", "size": 100 * size}, slices.lesion, networks, context)
+        edited = _edited(slices, {"edit": "size", "size": 100 * size}, slices.lesion, networks, context)
         found = seen_lesion(edited, networks["judge"], context).reshape(len(slices), -1).sum(1) / brain
         wanted += [size] * len(slices)
         seen += found.tolist()

@@ -1,12 +1,13 @@
 """`medgen train diffusion_edit --data DIR -o DIR`: noise network, size regressor, lesion segmenter and a judge.
 
 DIR holds whole-head label maps (numbers 1 to 14 are learnt from), or slices rendered from them before. Where
-diffusion_anomaly has weights of the same layout, its noise network is taken over (they have the same task) and only the
-guides are trained.
+diffusion_anomaly has weights of the same layout, its noise network serves (they have the same task): only the guides
+are trained and kept. A size regressor is the paper configuration's alone: the small one's segmenter tells sizes, too.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -17,6 +18,7 @@ from medgen.diffusion.training import (
     TRANSLATING,
     BrainSampler,
     DiffusionStep,
+    Target,
     brain_set,
     plan_of,
     ready_noise_network,
@@ -26,18 +28,16 @@ from medgen.diffusion.training import (
 from medgen.imaging.brain_study import SIDE
 from medgen.method import Progress
 from medgen.nets.diffusion_unet import DiffusionUNet, EncoderClassifier, Layout, paper_classifier, paper_unet
+from medgen.training.export import made_by
 
 WEIGHTS = "edit.safetensors"
-REGRESSOR = {
-    "smoke": Layout(4, 1, 8, (1, 2), 1, (), groups=4, patch=4, scale_shift=True, block_resampling=True),
-    "small": Layout(4, 1, 16, (1, 2, 2, 2), 1, (8,), 8, 32, patch=2, scale_shift=True, block_resampling=True),
-    "paper": paper_classifier(1, side=SIDE),
-}
 SEGMENTER = {
-    "smoke": Layout(4, 1, 8, (1, 2), 1, (), groups=4, patch=4),
-    "small": Layout(4, 1, 16, (1, 2, 2), 1, (), groups=8, patch=2),
-    "paper": paper_unet(4, 1),
+    "smoke": Layout(4, 1, 8, (1, 2), 1, (), groups=4, patch=4, predicts="chance"),
+    "small": Layout(4, 1, 16, (1, 2, 2), 1, (), groups=8, patch=2, predicts="chance"),
+    "paper": replace(paper_unet(4, 1), predicts="chance"),
 }
+LEARNING_RATE, BATCH = 1e-3, 16  # of the small segmenters
+CROP = 96  # pixels: they learn from parts of slices, which saves half of the time
 
 
 def train(
@@ -52,16 +52,21 @@ def train(
     """Trains, or goes on where a run in `out` stopped, and writes the weights and their card to `out`; returns the
     weights file. max_seconds: of this call, instead of the configuration's. Raises BadInput."""
     plan = plan_of(config)
-    sampler = BrainSampler(brain_set(data, out, seed, config == "smoke", progress), seed, plan.batch)
     ready = ready_noise_network(TRANSLATING[config])
+    only_masks = ready is not None and config != "paper"
+    if only_masks:
+        plan = replace(plan, batch=BATCH, learning_rate=LEARNING_RATE)
+    slices = brain_set(data, out, seed, config == "smoke", progress)
+    sampler = BrainSampler(slices, seed, plan.batch, crop=CROP if only_masks else None)
     torch.manual_seed(seed)
-    regressor = EncoderClassifier(REGRESSOR[config], SIDE)
-    segmenter = DiffusionUNet(SEGMENTER[config])
+    guides: dict[str, tuple[nn.Module, Target]] = {"segmenter": (DiffusionUNet(SEGMENTER[config]), "mask")}
+    if config == "paper":
+        guides["regressor"] = EncoderClassifier(paper_classifier(1, side=SIDE), SIDE), "value"
     torch.manual_seed(seed + 1)  # the judge must not err as the segmenter does
-    judge = DiffusionUNet(SEGMENTER[config])
+    guides["judge"] = DiffusionUNet(SEGMENTER[config]), "mask"
     step = DiffusionStep(
         DiffusionUNet(TRANSLATING[config]) if ready is None else None,
-        {"regressor": (regressor, "value"), "segmenter": (segmenter, "mask"), "judge": (judge, "mask")},
+        guides,
         plan.learning_rate,
         HALF_WAY,
     )
@@ -78,19 +83,13 @@ def train(
         }
 
     outcome = run_plan(step, sample, out, plan, seed, device, progress, max_seconds)
-    networks: dict[str, nn.Module] = dict(outcome.networks)
-    if ready is not None:
-        networks["denoiser"] = ready
     card = {
-        "title": "Brain MR (T1, T1c, T2, FLAIR): diffusion network, lesion size regressor, segmenter and judge",
+        **made_by("diffusion_edit", config, seed, outcome.step, device),
+        "title": "Brain MR (T1, T1c, T2, FLAIR): lesion segmenter of noisy slices, to guide edits, and a judge of them",
         "training_data": "Skull-stripped slices rendered from head label maps 1 to 14 with inserted hyperintensities, "
         "tumours and infarcts, and their masks. No scan was used.",
-        "command": f"medgen train diffusion_edit --config {config}",
-        "seed": seed,
-        "steps": outcome.step,
-        "device": device,
     }
-    return save_networks(networks, out, WEIGHTS, card)
+    return save_networks(outcome.networks, out, WEIGHTS, card)
 
 
 def lesion_share(image: Tensor, lesion: Tensor) -> Tensor:

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medgen.diffusion.networks import NoiseNetwork
 from medgen.diffusion.sampling import Draws, decode
 from medgen.diffusion.schedule import Schedule
-from medgen.diffusion.training import DiffusionStep
+from medgen.methods.diffusion_segmentation.learning import MaskStep
 from medgen.nets.diffusion_unet import DiffusionUNet, Layout
 
 SIDE, RIM = 48, 4
-LAYOUT = Layout(2, 2, 16, (1, 2, 4), 1, (), groups=8, patch=2)
-BCE_LAYOUT = Layout(1, 1, 16, (1, 2, 4), 1, (), groups=8, patch=2)  # the same size, one channel less
-BATCH = 16
+LAYOUT = Layout(2, 1, 16, (1, 2, 4), 1, (), groups=8, patch=2, predicts="chance")
+PLAIN_LAYOUT = replace(LAYOUT, channels_in=1)  # the same size, but for the noisy mask
+BATCH, LEARNING_RATE = 16, 5e-4
 
 
 @dataclass(frozen=True)
@@ -58,10 +57,13 @@ def draw_discs(count: int, rng: np.random.Generator, raters: int = 2, contrast: 
 def train_pair(steps: int, seed: int, raters: int, contrast: float) -> tuple[DiffusionUNet, DiffusionUNet]:
     """A diffusion network and a plain U-Net of the same size, on the same batches, with the same optimiser."""
     torch.manual_seed(seed)
-    step = DiffusionStep(DiffusionUNet(LAYOUT), {}, 5e-4)
-    plain = DiffusionUNet(BCE_LAYOUT)
-    optimizer = torch.optim.AdamW(plain.parameters(), 5e-4, weight_decay=0.0)
-    denoiser = step.networks["denoiser"]
+    step = MaskStep(DiffusionUNet(LAYOUT), DiffusionUNet(PLAIN_LAYOUT), LEARNING_RATE)
+    averages = {
+        name: torch.optim.swa_utils.AveragedModel(
+            network, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.99)
+        )
+        for name, network in step.networks.items()
+    }
 
     def update(name: str, loss: Tensor) -> None:
         step.optimizers[name].zero_grad()
@@ -69,22 +71,17 @@ def train_pair(steps: int, seed: int, raters: int, contrast: float) -> tuple[Dif
         nn.utils.clip_grad_norm_(step.networks[name].parameters(), 1.0)
         step.optimizers[name].step()
 
-    average = torch.optim.swa_utils.AveragedModel(
-        denoiser, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.99)
-    )
     for number in range(steps):
         factor = min(1.0, (number + 1) / 100) * min(1.0, 3 * (steps - number) / steps)
-        for group in [*step.optimizers["denoiser"].param_groups, *optimizer.param_groups]:
-            group["lr"] = 5e-4 * factor
+        for optimizer in step.optimizers.values():
+            optimizer.param_groups[0]["lr"] = LEARNING_RATE * factor
         discs = draw_discs(BATCH, np.random.default_rng((seed, number)), raters, contrast)
         step.run({"image": discs.label, "condition": discs.image}, update)
-        average.update_parameters(denoiser)
-        optimizer.zero_grad()
-        F.binary_cross_entropy_with_logits(plain_logits(plain, discs.image), discs.label).backward()
-        optimizer.step()
-    found = average.module
-    assert isinstance(found, DiffusionUNet)
-    return found.eval(), plain.eval()
+        for name, average in averages.items():
+            average.update_parameters(step.networks[name])
+    drawing, plain = (averages[name].module.eval() for name in ("denoiser", "plain"))
+    assert isinstance(drawing, DiffusionUNet) and isinstance(plain, DiffusionUNet)
+    return drawing, plain
 
 
 def plain_logits(network: DiffusionUNet, image: Tensor) -> Tensor:

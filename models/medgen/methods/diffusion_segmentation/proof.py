@@ -10,17 +10,24 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
-from medgen.diffusion.held_out import available, held_out_slices
+from medgen.diffusion.held_out import HeldOut, available, held_out_slices
+from medgen.diffusion.networks import load_networks
+from medgen.diffusion.real_cases import ms_cases, tumour_cases
 from medgen.diffusion.sampling import Draws, ancestral
 from medgen.diffusion.schedule import Schedule
 from medgen.diffusion.toys import BrightPixels
 from medgen.errors import BadInput
-from medgen.imaging.phantoms import TEST_HEADS
+from medgen.imaging.brain_study import BRAIN_SEQUENCES, Float32, Mask, brain_study
+from medgen.imaging.geometry import canonical, to_array
+from medgen.imaging.phantoms import TEST_HEADS, VALIDATION_HEADS
+from medgen.imaging.resampling import resample_labels
 from medgen.method import Context, Progress, SilentProgress
 from medgen.methods.diffusion_segmentation.infer import draw_masks, network_of
 from medgen.methods.diffusion_segmentation.phantom import draw_discs, draw_many, plain_logits, train_pair
 from medgen.methods.diffusion_segmentation.spec import SPEC
+from medgen.methods.diffusion_segmentation.train import PLAIN_WEIGHTS
 from medgen.metrics.calibration import expected_calibration_error
 from medgen.metrics.overlap import dice
 from medgen.nets.diffusion_unet import DiffusionUNet, paper_unet
@@ -28,7 +35,7 @@ from medgen.proofs import Mode, check, verdict
 from medgen.weights import checked_weights
 
 Checks = list[dict[str, Any]]
-STEPS = SPEC.parameter("steps").default
+STEPS, MANY_STEPS = SPEC.parameter("steps").default, 100
 TRAINING = {"normal": 1200, "full": 3000}
 
 
@@ -133,6 +140,7 @@ def ensembles(steps: int, seed: int) -> Checks:
 def _rendered(mode: Mode, seed: int, skipped: list[str]) -> Checks:
     try:
         context = Context(weights=checked_weights(SPEC.id, SPEC.weights[0])[0], seed=seed)
+        plain = load_networks(checked_weights(SPEC.id, PLAIN_WEIGHTS)[0], "cpu")["plain"]
     except BadInput:
         skipped.append("There are no weights yet, so nothing is measured on rendered heads.")
         return []
@@ -141,18 +149,71 @@ def _rendered(mode: Mode, seed: int, skipped: list[str]) -> Checks:
         return []
     quick = mode == "quick"
     slices = held_out_slices([TEST_HEADS[0]] if quick else TEST_HEADS, 1 if quick else 4, 0, seed)
-    draws = draw_masks(slices.images, network_of(context), 5, "dpm2", STEPS, context) * slices.brain
-    single = float(np.mean([[dice(m > 0.5, t) for m, t in zip(d, slices.lesion, strict=True)] for d in draws]))
+    checks = _against_plain(slices, plain, context)
+    if quick:
+        skipped.append("Fast sampling and scans are left out by --quick.")
+        return checks
+    return [*checks, *_fast(context, seed), *_real(plain, context)]
+
+
+def _against_plain(slices: HeldOut, plain: nn.Module, context: Context) -> Checks:
+    draws = _five(slices, STEPS, context)
+    single = float(np.mean([_mean_dice(draw > 0.5, slices) for draw in draws]))
     mean = draws.mean(0)
-    ensemble = float(np.mean([dice(m > 0.5, t) for m, t in zip(mean, slices.lesion, strict=True)]))
+    ensemble = _mean_dice(mean > 0.5, slices)
     wrong = (mean > 0.5) != slices.lesion
     variance, inside = draws.var(0), slices.brain
     votes = (draws > 0.5).mean(0)
     claims = [expected_calibration_error(chance[inside], slices.lesion[inside]) for chance in (votes, draws[0] > 0.5)]
     return [
         check(f"Rendered heads: Dice of five draws over one, {len(slices)} slices", ensemble, single, 0),
+        check("Rendered heads: Dice of five draws against a plain U-Net", ensemble,
+              _mean_dice(plain_mask(slices.images, plain) & inside, slices), -0.03),
         check("Rendered heads: variance where the mask is wrong over where it is right",
-              float(variance[wrong & slices.brain].mean()), float(variance[~wrong & slices.brain].mean()), 0),
+              float(variance[wrong & inside].mean()), float(variance[~wrong & inside].mean()), 0),
         check("Rendered heads: calibration error of the votes, against one draw's", claims[0], claims[1], 0,
               higher=False),
     ]  # fmt: skip
+
+
+def _five(slices: HeldOut, steps: int, context: Context) -> Float32:
+    """[5, n, h, w]: draws in the brain."""
+    return draw_masks(slices.images, network_of(context), 5, "dpm2", steps, context) * slices.brain
+
+
+def _mean_dice(masks: Mask, slices: HeldOut) -> float:
+    return float(np.mean([dice(mask, truth) for mask, truth in zip(masks, slices.lesion, strict=True)]))
+
+
+@torch.no_grad()
+def plain_mask(images: Float32, plain: nn.Module, batch: int = 16) -> Mask:
+    """[n, h, w]: what the plain U-Net says."""
+    parts = [torch.from_numpy(images[start : start + batch]) for start in range(0, len(images), batch)]
+    return np.concatenate([(plain(part, torch.ones(len(part))) > 0)[:, 0].numpy() for part in parts])
+
+
+def _fast(context: Context, seed: int) -> Checks:
+    """Heads 15 and 16: the default number of steps against many more."""
+    slices = held_out_slices(VALIDATION_HEADS, 2, 0, seed)
+    few, many = (_mean_dice(_five(slices, steps, context).mean(0) > 0.5, slices) for steps in (STEPS, MANY_STEPS))
+    return [check(f"Fast sampling: Dice of {STEPS} steps against {MANY_STEPS}, {len(slices)} slices", few, many, -0.01)]
+
+
+def _real(plain: nn.Module, context: Context) -> Checks:
+    """Whole scans with multiple sclerosis and a tumour, against the plain U-Net and the brightest 3 % of a sequence."""
+    checks = []
+    for kind, case in [*(("MS", c) for c in ms_cases()), *(("tumour", c) for c in tumour_cases())]:
+        study = brain_study(case.images, case.brain)
+        lesion = (to_array(resample_labels(canonical(case.lesion)[0], study.grid)) != 0) & study.brain
+        slices = HeldOut(study.slices, lesion, study.brain, np.ones(len(lesion), int))
+        found = _five(slices, STEPS, context).mean(0) > 0.5
+        channel = next(c for c in ("FLAIR", "T1c") if c in case.images)
+        values = study.slices[:, BRAIN_SEQUENCES.index(channel)]
+        bright = (values >= np.percentile(values[study.brain], 97)) & study.brain
+        overlap, rival, other = (
+            dice(m, lesion) for m in (found, plain_mask(study.slices, plain) & study.brain, bright)
+        )
+        title = f"Real {kind}, {case.name}, {lesion.sum() * study.grid.voxel_ml:.1f} ml"
+        checks.append(check(f"{title}: Dice against a plain U-Net", overlap, rival, -0.03))
+        checks.append(check(f"{title}: Dice over the brightest 3 % of {channel}", overlap, other, 0))
+    return checks
