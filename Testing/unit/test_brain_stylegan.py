@@ -20,7 +20,14 @@ from medgen.imaging.geometry import from_array, to_array
 from medgen.method import Context, SilentProgress
 from medgen.methods.brain_stylegan.codes import drawn, from_table, to_table
 from medgen.methods.brain_stylegan.infer import affine_of
-from medgen.methods.brain_stylegan.learning import Config, Step, gradient_penalty, path_lengths
+from medgen.methods.brain_stylegan.learning import (
+    Config,
+    Step,
+    calibrated_error,
+    gradient_penalty,
+    path_lengths,
+    spread_error,
+)
 from medgen.methods.brain_stylegan.projection import coarse, project
 from medgen.methods.brain_stylegan.stored import state_to_store
 from medgen.methods.brain_stylegan.train import CONFIGS, Material, principal_codes, train_stage
@@ -220,14 +227,27 @@ def test_a_step_trains_both_networks_with_every_term(tmp_path: Path) -> None:
     for number in range(2):
         terms |= step.run(sample(number), update).keys()
     after = [*step.generator.parameters(), *step.discriminator.parameters()]
-    assert terms == {"error", "generator", "path", "discriminator", "r1"}
+    assert terms == {"error", "spread", "generator", "path", "discriminator", "r1"}
     assert all(not torch.equal(a, b) for a, b in zip(before, after, strict=True))
     assert float(step.generator.mean_w.abs().sum()) > 0
 
 
+def test_the_calibrated_error_is_least_where_the_noise_is_as_large_as_what_it_stands_for() -> None:
+    generator = torch.Generator().manual_seed(0)
+    real, one, other = torch.randn(3, 8, 1, 12, 12, 12, generator=generator)
+    errors = {scale: float(calibrated_error(scale * one, scale * other, real)) for scale in (0.0, 0.5, 1.0, 2.0)}
+    assert min(errors, key=errors.__getitem__) == 1.0
+
+
+def test_brains_nearer_to_the_mean_than_real_ones_have_a_spread_error() -> None:
+    real, mean = torch.randn(4, 1, 8, 8, 8), torch.ones(1, 1, 8, 8, 8)
+    assert float(spread_error(mean + (real - mean).flip(2), real, mean)) == pytest.approx(0, abs=1e-6)
+    assert float(spread_error(mean + (real - mean) / 2, real, mean)) == pytest.approx(3 * np.log(4) ** 2, rel=1e-4)
+
+
 def test_the_warm_start_rebuilds_and_a_larger_network_goes_on_from_it(tmp_path: Path) -> None:
     made = some_material()
-    config = Config(replace(SMALL, skips=True), steps=30, warm=30, batch=4, half=False)
+    config = Config(replace(SMALL, skips=True), steps=20, warm=40, batch=4, half=False)  # errors that stay squared
     train_stage(config, made, tmp_path / "small", ema_decay=None)
     lines = (tmp_path / "small" / "log.jsonl").read_text().splitlines()
     errors = [float(line.split('"error": ')[1].split(",")[0].rstrip("}")) for line in lines]

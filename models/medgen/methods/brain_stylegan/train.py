@@ -17,7 +17,6 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-import medgen
 from medgen.errors import BadInput
 from medgen.imaging.brain_alignment import FIELD_MM, TEMPLATE_MM
 from medgen.imaging.phantoms import TRAIN_HEADS
@@ -27,7 +26,7 @@ from medgen.methods.brain_stylegan.learning import Config, Step, TrainedGenerato
 from medgen.methods.brain_stylegan.spec import TRAINING_SET
 from medgen.methods.brain_stylegan.stored import state_to_store
 from medgen.nets.stylegan3d import Architecture, Generator
-from medgen.training.export import export_weights
+from medgen.training.export import chosen_config, export_weights, made_by
 from medgen.training.loop import LoopConfig
 from medgen.training.loop import train as train_loop
 from medgen.weights import load_card
@@ -50,7 +49,7 @@ class Stage:
 
 
 def starter(*filters: int) -> Architecture:
-    return Architecture(filters, latent=32, mapping=2, skips=True)
+    return Architecture(filters, latent=64, mapping=2, skips=True)
 
 
 FD64 = Architecture((64,) * 5, 64)
@@ -60,10 +59,10 @@ CONFIGS: dict[str, tuple[Stage, ...]] = {
               variants=((1, 2), (2, 2))),
     ),
     "small": (
-        Stage("brain_16mm.safetensors", Config(starter(32, 32), steps=6200, warm=4500, warm_rate=5.0)),
-        Stage("brain_8mm.safetensors", Config(starter(32, 32, 16), steps=1500, warm=300)),
-        Stage("brain_4mm.safetensors", Config(starter(32, 32, 16, 16), steps=260, warm=50, batch=4,
-              learning_rate=1e-3, anchor=200.0, r1=10.0, r1_every=8), ema_decay=0.98),
+        Stage("brain_16mm.safetensors", Config(starter(64, 32), steps=4200, warm=4200, warm_rate=5.0)),
+        Stage("brain_8mm.safetensors", Config(starter(64, 32, 32), steps=2000, warm=1500, warm_rate=3.0)),
+        Stage("brain_4mm.safetensors", Config(starter(64, 32, 32, 16), steps=500, warm=400, batch=4,
+              learning_rate=1e-3, r1=10.0, r1_every=8), ema_decay=0.98),
     ),
     "paper": (
         Stage("brain_2mm.safetensors",
@@ -118,9 +117,7 @@ def train(
 ) -> Path:
     """Trains every stage, or goes on where a run in `out` stopped, and writes weights and card to `out`; returns the
     last weights file. Raises BadInput for an unknown configuration or where nothing can be rendered."""
-    if config not in CONFIGS:
-        raise BadInput(f"There is no training configuration '{config}' (known: {', '.join(CONFIGS)}).")
-    stages, path = CONFIGS[config], out
+    stages, path = chosen_config(CONFIGS, config), out
     finest = FIELD_MM[2] / stages[-1].config.architecture.shape()[0]
     if any(data.glob("*.npy")):
         brains = load_aligned_brains(data)
@@ -208,17 +205,10 @@ def export_brains(brains: AlignedBrains, out: Path) -> Path:
 def card(steps: int, config: str, seed: int, device: str) -> dict[str, Any]:
     brains = sum(VARIANTS[head] for head in TRAIN_HEADS)
     return {
+        **made_by("brain_stylegan", config, seed, steps, device),
         "title": "Brains",
         "training_data": f"{brains} skull-stripped T1 brains, mirrored too, rendered from head label maps 1 to 14, "
         "bent at random, ventricles and sulci widened as by atrophy; heads 15 to 20 are kept for tests.",
-        "command": f"medgen train brain_stylegan --config {config}",
-        "seed": seed,
-        "steps": steps,
-        "device": device,
-        "commit": f"medgen {medgen.__version__}",
-        "figures": {},
-        "licence": "Apache-2.0",
         "intended_use": "Synthetic brains to teach, test and share. Research only.",
         "known_failures": ["Lesions, infant brains and other contrasts than T1 were never seen."],
-        "trained_on_rendered": True,
     }
