@@ -8,7 +8,7 @@ import torch
 
 from medgen.diffusion.guidance import more_or_less, toward_class, toward_mask, toward_value
 from medgen.diffusion.loss import bound_term, hybrid_loss
-from medgen.diffusion.networks import NoiseNetwork
+from medgen.diffusion.networks import NoiseNetwork, compile_for_gpu
 from medgen.diffusion.sampling import (
     Draws,
     ancestral,
@@ -21,6 +21,7 @@ from medgen.diffusion.sampling import (
 )
 from medgen.diffusion.schedule import Schedule
 from medgen.diffusion.toys import BrightPixels, OneGaussian, TwoClasses
+from medgen.method import Context, SilentProgress
 from medgen.metrics.calibration import expected_calibration_error
 from medgen.metrics.ranking import auroc
 from medgen.nets.diffusion_unet import (
@@ -324,3 +325,16 @@ def test_calibration_error_counts_what_is_claimed_too_much() -> None:
     assert expected_calibration_error(np.full(100, 0.3), truth) == pytest.approx(0.0, abs=1e-9)
     assert expected_calibration_error(np.full(100, 0.9), truth) == pytest.approx(0.6)
     assert expected_calibration_error(np.where(truth, 1.0, 0.0), truth) == 0.0
+
+
+def test_a_network_is_compiled_for_a_gpu_and_a_cpu_says_that_it_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    network, told = DiffusionUNet(TINY), list[str]()
+    progress = SilentProgress()
+    monkeypatch.setattr(progress, "notice", told.append)
+    compile_for_gpu(network, Context(progress, "cpu"))
+    assert told == ["Networks are compiled for a GPU only; this ran as it is."]
+    x, level = torch.randn(2, TINY.channels_in, 16, 16), torch.tensor([3, 40])
+    label = torch.tensor([0, 1])
+    expected = network(x, level, label)
+    whole = torch.compile(network, backend="eager", fullgraph=True, dynamic=True)  # no place that stops the compiler
+    assert torch.equal(whole(x, level, label), expected)

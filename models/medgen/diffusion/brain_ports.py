@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from medgen.spec import ROI, Code, FitnessWarning, Float, Image, ImageFacts, Mask, Port, Terminology
+from medgen.spec import ROI, Bool, Code, FitnessWarning, Float, Image, ImageFacts, Mask, Port, Terminology
 from medgen.weights import list_weights
 
 LESION = Terminology(Code("SCT", "49755003", "Morphologically Altered Structure"), Code("SCT", "52988006", "Lesion"))
@@ -23,6 +23,8 @@ RANGE = (
     Float("to_mm", "To", 1000.0, "The highest slice that is worked on.", unit="mm", minimum=0.0, maximum=1000.0,
           step=5.0, advanced=True),
 )  # fmt: skip
+COMPILE = Bool("compile", "Compile for the GPU", False, "The first run takes a minute longer, every step after it is "
+               "faster: for whole volumes and many draws.", advanced=True)  # fmt: skip
 RENDERED = (
     "The weights were trained on rendered brains with drawn lesions, not on scans: on scans they also react to what "
     "the rendering lacks."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from medgen.diffusion.schedule import Schedule
 from medgen.errors import BadInput
+from medgen.method import Context
 from medgen.nets.diffusion_unet import DiffusionUNet, Encoder, EncoderClassifier, Layout, LocalClassifier
 
 ANY_LABEL = -1
@@ -72,6 +74,16 @@ def layouts_of(networks: Mapping[str, nn.Module]) -> dict[str, str]:
         if isinstance(network, LocalClassifier):
             found[name + ".local"] = "yes"
     return found
+
+
+def compile_for_gpu(network: nn.Module, context: Context) -> None:
+    """In place, so that a network which is kept stays compiled. Says where it cannot be: on a CPU it gains nothing."""
+    if torch.device(context.device).type != "cuda":
+        context.progress.notice("Networks are compiled for a GPU only; this ran as it is.")
+    elif find_spec("triton") is None:
+        context.progress.notice("The compiler 'triton' is missing; this ran without compiling.")
+    else:
+        network.compile(dynamic=True)
 
 
 def load_networks(path: Path, device: str) -> dict[str, nn.Module]:

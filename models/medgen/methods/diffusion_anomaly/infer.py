@@ -11,7 +11,7 @@ from scipy import ndimage
 from torch import Tensor, nn
 
 from medgen.diffusion.guidance import toward_class
-from medgen.diffusion.networks import ANY_LABEL, NoiseNetwork, load_networks
+from medgen.diffusion.networks import ANY_LABEL, NoiseNetwork, compile_for_gpu, load_networks
 from medgen.diffusion.sampling import Draws, Guide, ancestral, round_trip_error
 from medgen.diffusion.schedule import Schedule
 from medgen.diffusion.slice_memory import SliceMemory
@@ -35,6 +35,8 @@ def run(inputs: dict[str, Any], parameters: dict[str, Any], context: Context) ->
     first sequence there is. Raises BadInput."""
     context.progress.report("Loading the networks", 0.0)
     networks = networks_of(context)
+    if parameters["compile"]:
+        compile_for_gpu(networks["denoiser"], context)
     study = study_of(inputs, context)
     with_brain = chosen_slices(study, 0, np.inf, study.brain)
     box = study.inside(inputs.get("roi"))

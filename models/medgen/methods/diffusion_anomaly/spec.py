@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from medgen.diffusion.brain_ports import (
+    COMPILE,
     INPUTS,
     LESION,
     RANGE,
@@ -86,6 +87,7 @@ SPEC = MethodSpec(
         Float("smallest", "Smallest piece", 50.0, "Smaller pieces are dropped.", unit="mm³", minimum=0.0,
               maximum=10000.0, step=10.0, advanced=True),
         *RANGE,
+        COMPILE,
     ),
     warnings=(
         *missing_weights("diffusion_anomaly"),

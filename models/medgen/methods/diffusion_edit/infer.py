@@ -13,7 +13,7 @@ from scipy import ndimage
 from torch import Tensor, nn
 
 from medgen.diffusion.guidance import Network, more_or_less, toward_mask, toward_value
-from medgen.diffusion.networks import ANY_LABEL, NoiseNetwork, load_networks
+from medgen.diffusion.networks import ANY_LABEL, NoiseNetwork, compile_for_gpu, load_networks
 from medgen.diffusion.sampling import Guide
 from medgen.diffusion.studies import study_of
 from medgen.diffusion.translation import Setting, Translator
@@ -44,6 +44,8 @@ def run(inputs: dict[str, Any], parameters: dict[str, Any], context: Context) ->
         raise BadInput("Paint or choose the region that the lesion shall fill.")
     context.progress.report("Loading the networks", 0.0)
     networks = networks_of(context)
+    if parameters["compile"]:
+        compile_for_gpu(networks["denoiser"], context)
     study = study_of(inputs, context)
     region = region_on_slices(inputs["region"], study) if edit == "region" else np.zeros_like(study.brain)
     before = predicted_sizes(study.slices, study.brain, networks, context)

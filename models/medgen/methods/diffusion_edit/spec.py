@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-from medgen.diffusion.brain_ports import INPUTS, LESION, RANGE, REGION, RENDERED, SEQUENCES, fitness, missing_weights
+from medgen.diffusion.brain_ports import (
+    COMPILE,
+    INPUTS,
+    LESION,
+    RANGE,
+    REGION,
+    RENDERED,
+    SEQUENCES,
+    fitness,
+    missing_weights,
+)
 from medgen.spec import Choice, Float, Image, Int, Label, LabelMap, Mask, MethodSpec, Paper, Table
 
 SPEC = MethodSpec(
@@ -48,6 +58,7 @@ SPEC = MethodSpec(
                options={"own": "its own, or healthy and then diseased", "any": "nothing (takes twice as long)"},
                advanced=True),
         *RANGE,
+        COMPILE,
     ),
     warnings=(
         *missing_weights("diffusion_edit"),

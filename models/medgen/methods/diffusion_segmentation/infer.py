@@ -10,7 +10,7 @@ import numpy.typing as npt
 import SimpleITK as sitk
 import torch
 
-from medgen.diffusion.networks import NoiseNetwork, load_networks
+from medgen.diffusion.networks import NoiseNetwork, compile_for_gpu, load_networks
 from medgen.diffusion.sampling import Draws, ancestral, decode, stochastic_ddim
 from medgen.diffusion.schedule import Schedule
 from medgen.diffusion.studies import study_of
@@ -29,6 +29,8 @@ def run(inputs: dict[str, Any], parameters: dict[str, Any], context: Context) ->
     first sequence there is. Raises BadInput."""
     context.progress.report("Loading the network", 0.0)
     network = network_of(context)
+    if parameters["compile"]:
+        compile_for_gpu(network, context)
     study = study_of(inputs, context)
     box = study.inside(inputs.get("roi"))
     rows = chosen_slices(study, parameters["from_mm"], parameters["to_mm"], box)

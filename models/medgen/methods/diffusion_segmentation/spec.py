@@ -3,7 +3,7 @@ only."""
 
 from __future__ import annotations
 
-from medgen.diffusion.brain_ports import INPUTS, LESION, RANGE, REGION, RENDERED, fitness, missing_weights
+from medgen.diffusion.brain_ports import COMPILE, INPUTS, LESION, RANGE, REGION, RENDERED, fitness, missing_weights
 from medgen.spec import Bool, Choice, Float, Image, Int, Label, LabelMap, MethodSpec, Paper, Probability, Table
 
 SPEC = MethodSpec(
@@ -54,6 +54,7 @@ SPEC = MethodSpec(
               maximum=10000.0, step=10.0, advanced=True),
         Bool("keep", "Keep every draw", False, "Also gives the draws themselves, as a sequence.", advanced=True),
         *RANGE,
+        COMPILE,
     ),
     warnings=(*missing_weights("diffusion_segmentation"), RENDERED),
     modalities=("MR",),
