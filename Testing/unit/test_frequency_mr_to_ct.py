@@ -185,6 +185,32 @@ def test_no_contrast_is_refused(monkeypatch) -> None:
         run({"mr": sitk.Image(20, 20, 20, sitk.sitkFloat32) + 3}, monkeypatch)
 
 
+def test_an_uncut_head_keeps_the_scans_extent_and_has_the_same_values(mr, monkeypatch) -> None:
+    monkeypatch.setattr(head_preparation, "n4", lambda image, _mask: image * 1.5 + 3)
+    cut = head_preparation.prepare_head(mr, None, 4.0, remove_bias=True)
+    uncut = head_preparation.prepare_head(mr, None, 4.0, remove_bias=True, cut=False)
+    assert uncut.image.GetSize() == uncut.mask.GetSize() == uncut.whole.GetSize() > cut.image.GetSize()
+    start = [int(i) for i in uncut.image.TransformPhysicalPointToIndex(cut.image.GetOrigin())]
+    for whole, part in ((uncut.image, cut.image), (uncut.mask, cut.mask)):
+        there = sitk.RegionOfInterest(whole, part.GetSize(), start)
+        assert np.allclose(to_array(there), to_array(part), atol=1e-4)
+
+
+def test_windows_stay_where_they_are_when_the_body_is_corrected(mr, monkeypatch) -> None:
+    seen: list[tuple[int, ...]] = []
+
+    def remember(volume, network, patch, *rest, foreground, **others):
+        seen.append(tuple(volume.shape))
+        return sliding_window(volume, network, patch, *rest, foreground=foreground, **others)
+
+    monkeypatch.setattr(infer, "sliding_window", remember)
+    half = np.zeros(to_array(mr).shape, np.uint8)
+    half[15:38, 15:38, 12:30] = 1
+    run({"mr": mr}, monkeypatch)
+    run({"mr": mr, "body": from_array(half, mr)}, monkeypatch)
+    assert seen[0] == seen[1]
+
+
 @pytest.mark.parametrize(
     ("change", "word"),
     [

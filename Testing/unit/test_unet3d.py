@@ -30,6 +30,15 @@ def test_sizes_and_channels(pooling) -> None:
     assert network(image).shape == (2, 2, 16, 8, 24)
 
 
+def test_half_precision_does_not_round_the_result() -> None:
+    torch.manual_seed(0)
+    network, image = UNet3d(width=2), torch.randn(1, 1, 16, 16, 16)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        features, result = network.features(image), network(image)
+    assert features.dtype == result.dtype == torch.float32
+    assert not torch.equal(result, result.bfloat16().float())
+
+
 def test_instance_normalisation_is_pytorchs() -> None:
     torch.manual_seed(0)
     features = torch.randn(3, 4, 5, 6, 7) * 3 + 1

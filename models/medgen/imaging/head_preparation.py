@@ -1,5 +1,5 @@
 """What a head network sees of a scan, the same in training and in use: upright, isotropic, without bias field, cut to
-the head, intensities as z-scores in the head."""
+the head or not, intensities as z-scores in the head."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import SimpleITK as sitk
 
 from medgen.errors import BadInput
 from medgen.imaging.foreground import foreground_mask
-from medgen.imaging.geometry import Reorientation, canonical, crop_to_mask, from_array, paste_back, to_array
+from medgen.imaging.geometry import Grid, Reorientation, canonical, crop_to_mask, from_array, paste_back, to_array
 from medgen.imaging.intensity import n4, z_score
 from medgen.imaging.resampling import grid_like, resample, resample_labels
 
@@ -21,8 +21,8 @@ MARGIN_MM = 12.0  # of air round the head that the network sees
 
 @dataclass(frozen=True)
 class PreparedHead:
-    """image: z-scores, float32, isotropic, index axes L, P, S, cut to the head and MARGIN_MM; mask: the head, uint8, on
-    its grid; whole: the uncut isotropic image; upright, way: the scan with turned axes and the way back."""
+    """image: z-scores, float32, isotropic, index axes L, P, S, cut to the head and MARGIN_MM or whole; mask: the head,
+    uint8, on its grid; whole: the uncut isotropic image; upright, way: the scan with turned axes and the way back."""
 
     image: sitk.Image
     mask: sitk.Image
@@ -41,9 +41,14 @@ class PreparedHead:
 
 
 def prepare_head(
-    scan: sitk.Image, mask: sitk.Image | None = None, spacing_mm: float = 1.0, remove_bias: bool = True
+    scan: sitk.Image,
+    mask: sitk.Image | None = None,
+    spacing_mm: float = 1.0,
+    remove_bias: bool = True,
+    cut: bool = True,
 ) -> PreparedHead:
-    """scan: an MR of a head, any orientation and spacing; mask: of the head, on any grid, found where None.
+    """scan: an MR of a head, any orientation and spacing; mask: of the head, on any grid, found where None; cut: to the
+    head. Without it the bias is removed near the head all the same, where alone it is known.
 
     Raises BadInput for an image that is not 3D, is constant, or a mask that lies outside it.
     """
@@ -62,5 +67,8 @@ def prepare_head(
     image = crop_to_mask(whole, inside, MARGIN_MM)
     if remove_bias:
         image = n4(image, box)
+    if not cut:
+        start = np.rint(Grid.of(whole).to_index(image.GetOrigin())).astype(int).tolist()
+        image, box = sitk.Paste(whole, sitk.Cast(image, whole.GetPixelID()), image.GetSize(), [0] * 3, start), inside
     z_scores = z_score(to_array(image).astype(np.float32), to_array(box) != 0)
     return PreparedHead(from_array(z_scores, box), box, whole, upright, way)

@@ -17,37 +17,42 @@ class InstanceNorm(nn.Module):
     """Instance normalisation: each channel of each sample to its own mean and spread; 2D or 3D.
 
     Batch normalisation of one sample is the same thing, and on a CPU with channels last several times faster, backwards
-    above all, than PyTorch's instance or group normalisation.
+    above all, than PyTorch's instance or group normalisation. single: gives float32 whatever comes in, for the last one
+    before a linear layer in float32.
     """
 
-    def __init__(self, channels: int, eps: float = 1e-5, affine: bool = True) -> None:
+    def __init__(self, channels: int, eps: float = 1e-5, affine: bool = True, single: bool = False) -> None:
         super().__init__()
-        self.eps = eps
+        self.eps, self.single = eps, single
         self.weight = nn.Parameter(torch.ones(channels)) if affine else None
         self.bias = nn.Parameter(torch.zeros(channels)) if affine else None
 
     def forward(self, features: Tensor) -> Tensor:
         if len(features) > 1:
             return torch.cat([self(sample) for sample in features.split(1)])
+        features = features.float() if self.single else features
         return F.batch_norm(features, None, None, self.weight, self.bias, True, eps=self.eps)
 
 
-def conv_norm(channels_in: int, channels_out: int, kernel: int | tuple[int, int, int] = 3) -> nn.Sequential:
+def conv_norm(
+    channels_in: int, channels_out: int, kernel: int | tuple[int, int, int] = 3, single: bool = False
+) -> nn.Sequential:
     """Convolution that keeps the size, instance normalisation, LeakyReLU(0.2). The convolution has no bias, which the
     normalisation would take off again."""
-    return _normalised(nn.Conv3d(channels_in, channels_out, kernel, padding="same", bias=False), channels_out)
+    convolution = nn.Conv3d(channels_in, channels_out, kernel, padding="same", bias=False)
+    return _normalised(convolution, channels_out, single)
 
 
 def _up(channels: int) -> nn.Sequential:
     return _normalised(nn.ConvTranspose3d(channels, channels, 4, stride=2, padding=1, bias=False), channels)
 
 
-def _normalised(convolution: nn.Module, channels: int) -> nn.Sequential:
-    return nn.Sequential(convolution, InstanceNorm(channels), nn.LeakyReLU(SLOPE, inplace=True))
+def _normalised(convolution: nn.Module, channels: int, single: bool = False) -> nn.Sequential:
+    return nn.Sequential(convolution, InstanceNorm(channels, single=single), nn.LeakyReLU(SLOPE, inplace=True))
 
 
-def _two_convs(channels_in: int, channels_out: int) -> nn.Sequential:
-    return nn.Sequential(conv_norm(channels_in, channels_out), conv_norm(channels_out, channels_out))
+def _two_convs(channels_in: int, channels_out: int, single: bool = False) -> nn.Sequential:
+    return nn.Sequential(conv_norm(channels_in, channels_out), conv_norm(channels_out, channels_out, single=single))
 
 
 class Encoder3d(nn.Module):
@@ -78,7 +83,7 @@ class UNet3d(nn.Module):
     """Encoder, 4x4x4 transposed convolutions of stride 2 back up, skip connections, a linear 3x3x3 convolution last.
 
     forward: float [batch, channels_in, z, y, x], sizes multiples of 2**pools, to [batch, channels_out, z, y, x];
-    `features` gives what the last layer sees, [batch, width, z, y, x]. The paper's width is 32, its pools 3.
+    `features` gives what the last layer sees, float32 [batch, width, z, y, x]. The paper's width is 32, its pools 3.
     In memory format channels_last_3d a CPU runs it several times faster.
     """
 
@@ -95,7 +100,9 @@ class UNet3d(nn.Module):
         self.encoder = Encoder3d(channels_in, width, pools, pooling, widest)
         rising = self.encoder.widths[::-1]
         self.up = nn.ModuleList(_up(w) for w in rising[:-1])
-        self.merge = nn.ModuleList(_two_convs(w + skip, skip) for w, skip in zip(rising, rising[1:], strict=False))
+        self.merge = nn.ModuleList(
+            _two_convs(w + skip, skip, single=skip == width) for w, skip in zip(rising, rising[1:], strict=False)
+        )
         self.head = nn.Conv3d(width, channels_out, 3, padding="same")
 
     def features(self, image: Tensor) -> Tensor:
@@ -105,4 +112,6 @@ class UNet3d(nn.Module):
         return features
 
     def forward(self, image: Tensor) -> Tensor:
-        return self.head(self.features(image))
+        features = self.features(image)
+        with torch.autocast(image.device.type, enabled=False):  # half precision would round the result
+            return self.head(features.float())

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from scipy import ndimage
 from torch import Tensor
 
-from medgen.imaging.geometry import Grid, from_array, overlap_fraction, to_array
+from medgen.imaging.geometry import from_array, overlap_fraction, to_array
 from medgen.imaging.head_preparation import PreparedHead, prepare_head
 from medgen.imaging.resampling import resample
 from medgen.imaging.sliding_window import sliding_window
@@ -38,7 +38,8 @@ def run(inputs: dict[str, Any], parameters: dict[str, Any], context: Context) ->
     context.progress.report("Loading the network", 0.0)
     network = load_network(context)
     context.progress.report("Preparing the image", 0.02)
-    head = prepare_head(mr, inputs.get("body"), SPACING_MM, remove_bias=parameters["remove_bias"])
+    # uncut: where the windows lie moves HU, and a corrected body must not change all of the CT
+    head = prepare_head(mr, inputs.get("body"), SPACING_MM, remove_bias=parameters["remove_bias"], cut=False)
     _look_at(mr, head, context)
     found = predict(head, network, parameters, context)
     context.progress.report("Returning to the image's grid", 0.95)
@@ -71,11 +72,8 @@ def load_network(context: Context) -> FrequencyNet:
 def _look_at(mr: sitk.Image, head: PreparedHead, context: Context) -> None:
     """Tells what may spoil the result and shows only now: a head that the image cuts, wide signal voids."""
     mask = to_array(head.mask) != 0
-    low = np.rint(Grid.of(head.whole).to_index(head.image.GetOrigin()))
-    high = np.array(head.whole.GetSize()) - low - head.image.GetSize()
     sides = {"right": (2, 0), "left": (2, -1), "front": (1, 0), "back": (1, -1), "top": (0, -1)}  # of L, P, S axes
-    room = {"right": low[0], "left": high[0], "front": low[1], "back": high[1], "top": high[2]}
-    cut = [side for side, (axis, end) in sides.items() if room[side] < 1 and mask.take(end, axis).mean() > 0.02]
+    cut = [side for side, (axis, end) in sides.items() if mask.take(end, axis).mean() > 0.02]
     if cut:
         context.progress.notice(f"The field of view cuts the head at the {', '.join(cut)}: no CT of what lies outside.")
     values = to_array(head.image)

@@ -34,7 +34,9 @@ class Refinement(nn.Module):
         super().__init__()
         shapes = [(kernel, 1, 1), (1, kernel, 1), (1, 1, kernel)]
         self.chains = nn.ModuleList(
-            nn.Sequential(*(conv_norm(channels, channels, shapes[(first + step) % 3]) for step in range(3)))
+            nn.Sequential(
+                *(conv_norm(channels, channels, shapes[(first + step) % 3], single=step == 2) for step in range(3))
+            )
             for first in range(3)
         )
 
@@ -73,8 +75,8 @@ class FrequencyNet(nn.Module):
         share = self.part(features).softmax(1)
         refined = self.refine(share[:, :1] * features)
         with torch.autocast(mr.device.type, enabled=False):  # half precision would round HU to steps of 4
-            low = self.base.head((share[:, 1:] * features).float())
-            return Split(low, self.high(refined.float()), share[:, :1].float())
+            low = self.base.head(share[:, 1:].float() * features)
+            return Split(low, self.high(refined), share[:, :1].float())
 
 
 class Critic(nn.Module):

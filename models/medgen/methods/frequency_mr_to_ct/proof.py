@@ -30,6 +30,7 @@ from medgen.methods.frequency_mr_to_ct.proof_pairs import (
 )
 from medgen.methods.frequency_mr_to_ct.proof_scans import scans, starter_heads
 from medgen.methods.frequency_mr_to_ct.spec import FREQUENCY
+from medgen.methods.frequency_mr_to_ct.train import one_cycle
 from medgen.nets.half_precision import half_precision
 from medgen.nets.unet3d import UNet3d, conv_norm
 from medgen.proofs import Mode, check, verdict
@@ -37,15 +38,17 @@ from medgen.shared_data import shared_folder
 
 Checks = list[dict[str, Any]]
 Array = npt.NDArray[Any]
-WIDTH, CROP, BATCH, LEARNING_RATE = 16, 32, 1, 2e-3
-STEPS = {"normal": 600, "full": 1500}
+WIDTH, WIDEST, BATCH, LEARNING_RATE = 16, 64, 1, 2e-3  # the network of the starter weights
+CROP = (40, 40, 24)  # about 32^3 voxels; PyTorch's float32 convolutions are ten times slower just below this size
+STEPS = {"normal": 400, "full": 1500}
 TEST_CROPS = 48
-ARMS = ("plain L1", "no frequency term", "full")
+DERIVED = "CT-derived pairs"
+ARMS = ("plain L1", "full", "no frequency term")
 
 
 def prove(mode: Mode = "normal", seed: int = 0, progress: Progress | None = None) -> dict[str, Any]:
     """quick: what is exact; normal: 3 seeds on both kinds of pairs, and the starter weights on
-    rendered and real heads; full: five times the steps."""
+    rendered and real heads; full: four times the steps, every arm on both."""
     progress = progress or SilentProgress()
     skipped: list[str] = []
     checks = [*_refinement(), _stitching(seed)]
@@ -58,7 +61,9 @@ def prove(mode: Mode = "normal", seed: int = 0, progress: Progress | None = None
             progress.report("Training the arms", 0.1 + 0.3 * (number + part))
             progress.log(line)
 
-        checks += claims(kind, learnt, held_out, range(seed, seed + 3), STEPS[mode], tell)
+        # the third arm takes as long as the other two, and the specification asks it of the CT-derived pairs
+        arms = ARMS if mode == "full" or kind == DERIVED else ARMS[:2]
+        checks += claims(kind, learnt, held_out, range(seed, seed + 3), STEPS[mode], tell, arms)
     if mode == "quick":
         skipped.append(
             "The claims on bone edges and the starter weights take trainings and whole heads: not with --quick."
@@ -77,7 +82,7 @@ def _kinds(seed: int, skipped: list[str]) -> dict[str, tuple[list[Pair], list[Pa
     if ct is None:
         skipped.append("The CT-derived pairs need the head CT of Debian's package invesalius-examples.")
     else:
-        found["CT-derived pairs"] = cranium_pairs(ct, 2, seed)
+        found[DERIVED] = cranium_pairs(ct, 2, seed)
     try:
         found["heads 17 to 20"] = [head_pair(n, seed) for n in range(1, 7)], [head_pair(n, seed) for n in range(17, 21)]
     except BadInput as error:
@@ -129,24 +134,26 @@ def _stitching(seed: int) -> dict[str, Any]:
 def train_arm(arm: str, learnt: list[Pair], seed: int, steps: int) -> nn.Module:
     """The same crops in the same order for every arm of a seed."""
     torch.manual_seed(seed)
-    network: nn.Module = UNet3d(1, 1, WIDTH) if arm == "plain L1" else FrequencyNet(WIDTH)
+    plain = arm == "plain L1"
+    network: nn.Module = UNet3d(1, 1, WIDTH, widest=WIDEST) if plain else FrequencyNet(WIDTH, widest=WIDEST)
     network = network.to(memory_format=torch.channels_last_3d).train()  # type: ignore[call-overload]
     if isinstance(network, UNet3d):
         nn.init.zeros_(network.head.weight)  # as in FrequencyNet
     optimizer = torch.optim.Adam(network.parameters(), LEARNING_RATE)
-    falling = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: one_cycle(step, steps))
     for step in range(steps):
-        mr, ct, high = as_tensors(crops(learnt, (CROP,) * 3, BATCH, (seed, step)))
+        mr, ct, high = as_tensors(crops(learnt, CROP, BATCH, (seed, step)))
         with half_precision(mr.device):
             found = network(mr)
-        if arm == "plain L1":
-            loss = (found.float() - ct).abs().mean()
+        if plain:
+            loss = (found - ct).abs().mean()
         else:
             loss, _ = frequency_loss(found, ct, high, 1.0 if arm == "full" else 0.0)
         optimizer.zero_grad()
         loss.backward()
+        nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimizer.step()
-        falling.step()
+        schedule.step()
     return network.eval()
 
 
@@ -170,27 +177,38 @@ def measure(network: nn.Module, held_out: list[Crop]) -> dict[str, float]:
 
 
 def claims(
-    kind: str, learnt: list[Pair], held_out: list[Pair], seeds: range, steps: int, tell: Callable[[float, str], None]
+    kind: str,
+    learnt: list[Pair],
+    held_out: list[Pair],
+    seeds: range,
+    steps: int,
+    tell: Callable[[float, str], None],
+    arms: tuple[str, ...] = ARMS,
 ) -> Checks:
-    depth = min(CROP, min(pair.hu.shape[0] for pair in held_out) // 8 * 8)  # the CT's top is a thin slab
-    tests = crops(held_out, (depth, CROP, CROP), TEST_CROPS, (12345,))
-    figures: dict[str, list[dict[str, float]]] = {arm: [] for arm in ARMS}
+    depth = min(CROP[0], min(pair.hu.shape[0] for pair in held_out) // 8 * 8)  # the CT's top is a thin slab
+    tests = crops(held_out, (depth, *CROP[1:]), TEST_CROPS, (12345,))
+    figures: dict[str, list[dict[str, float]]] = {arm: [] for arm in arms}
     for number, seed in enumerate(seeds):
-        for index, arm in enumerate(ARMS):
+        for index, arm in enumerate(arms):
             figures[arm].append(measure(train_arm(arm, learnt, seed, steps), tests))
             shown = ", ".join(f"{key} {value:.3g}" for key, value in figures[arm][-1].items())
-            done = (number * len(ARMS) + index + 1) / (len(seeds) * len(ARMS))
+            done = (number * len(arms) + index + 1) / (len(seeds) * len(arms))
             tell(done, f"{kind}, seed {seed}, {arm}: {shown}")
     mean = {arm: {key: float(np.mean([f[key] for f in found])) for key in found[0]} for arm, found in figures.items()}
-    plain, without, full = (mean[arm] for arm in ARMS)
+    plain, full = mean["plain L1"], mean["full"]
     about = f"{kind}, {steps} steps, {len(seeds)} seeds"
-    return [
+    checks = [
         check(f"Bone-edge MAE, HU, full against plain L1 less 5 % ({about})", full["edge"], 0.95 * plain["edge"], 0,
-              higher=False),
-        check(f"Bone-edge MAE, HU, full against no frequency term ({about})", full["edge"], without["edge"], 0,
               higher=False),
         check(f"Head MAE, HU, full against plain L1 and 1 % ({about})", full["head"], 1.01 * plain["head"], 0,
               higher=False),
-        check(f"Frequency map follows the edges: r, full against no term ({about})", full["r"], without["r"], 0.2),
         check(f"Frequency map follows the edges: r above 0 ({about})", full["r"], 0.0, 0.1),
     ]  # fmt: skip
+    if "no frequency term" in mean:
+        without = mean["no frequency term"]
+        checks += [
+            check(f"Bone-edge MAE, HU, full against no frequency term ({about})", full["edge"], without["edge"], 0,
+                  higher=False),
+            check(f"Frequency map follows the edges: r, full against no term ({about})", full["r"], without["r"], 0.2),
+        ]  # fmt: skip
+    return checks

@@ -24,6 +24,7 @@ from medgen.methods.pseudo_spr.learning import (
     ROOM_MM,
     SPACING_MM,
     from_target,
+    in_half_precision,
     load_network,
     network_input,
     patient_mask,
@@ -141,13 +142,12 @@ def predict(
 
     values = sliding_window(
         torch.from_numpy(volume),
-        load_network(context),
+        in_half_precision(load_network(context)),
         (PATCH,) * 3,
         overlap,
         batch=max(1, round(BATCH * context.batch_scale)),
         device=context.device,
         foreground=torch.from_numpy(to_array(resample_labels(room, box)) != 0),
-        half=True,
         progress=report,
     )
     spr = from_target(values[0]).clamp(min=AIR_SPR).numpy()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,13 +12,14 @@ import SimpleITK as sitk
 import torch
 from safetensors.torch import load_file
 from scipy import ndimage
-from torch import Tensor
+from torch import Tensor, nn
 
 from medgen.imaging.foreground import foreground_mask
 from medgen.imaging.geometry import from_array, to_array
 from medgen.imaging.intensity import z_score
 from medgen.method import Context
 from medgen.methods.pseudo_spr.spec import CHANNELS
+from medgen.nets.half_precision import half_precision
 from medgen.nets.unet3d import UNet3d
 
 Array = npt.NDArray[Any]
@@ -69,6 +70,16 @@ def load_network(context: Context) -> UNet3d:
         return network.eval().to(context.device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
 
     return context.cached(("pseudo_spr", str(path), context.device), load)
+
+
+def in_half_precision(network: nn.Module) -> Callable[[Tensor], Tensor]:
+    """The network, quicker: in half precision where the device has it, channels last."""
+
+    def forward(windows: Tensor) -> Tensor:
+        with half_precision(windows.device):
+            return network(windows.contiguous(memory_format=torch.channels_last_3d))
+
+    return forward
 
 
 def to_target(spr: Tensor) -> Tensor:
