@@ -20,6 +20,7 @@ from medgen.method import Context
 from medgen.nets.diffusion_unet import DiffusionUNet
 
 BATCH = 16
+SPACING = 1.5  # of DPM-Solver++: of ten even steps the last would leave many pixels between 0 and 1
 Float32 = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
 
@@ -85,7 +86,7 @@ def draw_masks(
     """slices: [n, 4, h, w]; returns [count, n, h, w], about 0..1. Every slice and draw has its own random numbers, so
     that neither batches nor the number of draws change one. steps: evaluations for each draw; eta: of DDIM."""
     schedule = Schedule()
-    times = schedule.times(schedule.levels, steps)
+    times = schedule.times(schedule.levels, steps, SPACING if sampler == "dpm2" else 1.0)
     out = np.zeros((count, len(slices), *slices.shape[2:]), np.float32)
     pairs = [(draw, row) for row in range(len(slices)) for draw in range(count)]
     batch = max(1, round(BATCH * context.batch_scale))

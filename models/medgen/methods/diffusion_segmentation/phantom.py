@@ -13,9 +13,10 @@ from medgen.diffusion.sampling import Draws, decode
 from medgen.diffusion.schedule import Schedule
 from medgen.methods.diffusion_segmentation.learning import MaskStep
 from medgen.nets.diffusion_unet import DiffusionUNet, Layout
+from medgen.nets.half_precision import half_precision
 
 SIDE, RIM = 48, 4
-LAYOUT = Layout(2, 1, 16, (1, 2, 4), 1, (), groups=8, patch=2, predicts="chance")
+LAYOUT = Layout(2, 1, 16, (1, 2, 2), 1, (), groups=8, patch=2, predicts="chance")
 PLAIN_LAYOUT = replace(LAYOUT, channels_in=1)  # the same size, but for the noisy mask
 BATCH, LEARNING_RATE = 16, 5e-4
 
@@ -76,7 +77,8 @@ def train_pair(steps: int, seed: int, raters: int, contrast: float) -> tuple[Dif
         for optimizer in step.optimizers.values():
             optimizer.param_groups[0]["lr"] = LEARNING_RATE * factor
         discs = draw_discs(BATCH, np.random.default_rng((seed, number)), raters, contrast)
-        step.run({"image": discs.label, "condition": discs.image}, update)
+        with half_precision("cpu"):
+            step.run({"image": discs.label, "condition": discs.image}, update)
         for name, average in averages.items():
             average.update_parameters(step.networks[name])
     drawing, plain = (averages[name].module.eval() for name in ("denoiser", "plain"))

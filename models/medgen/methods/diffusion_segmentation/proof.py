@@ -35,12 +35,12 @@ from medgen.proofs import Mode, check, verdict
 from medgen.weights import checked_weights
 
 Checks = list[dict[str, Any]]
-STEPS, MANY_STEPS = SPEC.parameter("steps").default, 100
-TRAINING = {"normal": 1200, "full": 3000}
+STEPS, MANY_STEPS = SPEC.parameter("steps").default, 50
+TRAINING = {"normal": 800, "full": 3000}
 
 
 def prove(mode: Mode = "normal", seed: int = 0, progress: Progress | None = None) -> dict[str, Any]:
-    """quick: formulas and a few slices; normal: also networks trained on discs, 1200 steps; full: 3000 steps."""
+    """quick: formulas and a few slices; normal: also networks trained on discs, 800 steps; full: 3000 steps."""
     progress = progress or SilentProgress()
     skipped: list[str] = []
     checks = [*_parameters(), *_bernoulli()]
