@@ -174,13 +174,23 @@ def calibrated_error(one: Tensor, other: Tensor, real: Tensor) -> Tensor:
 
 
 def spread_error(drawn: Tensor, real: Tensor, mean: Tensor) -> Tensor:
-    """Squared logarithm of how much more drawn brains differ from the mean brain than real ones do, of voxels and of
-    blocks of 2 and 4 voxels: brains of codes between those that are rebuilt would else come out near the mean."""
+    """Squared logarithm of how much more drawn brains differ from the mean brain than real ones do, in detail of one
+    voxel, of two, and in blocks of 4: brains of codes between those that are rebuilt would else come out near the mean,
+    and smooth."""
     total = torch.zeros((), device=real.device)
-    for side in CALIBRATED:
-        of_drawn, of_real = (F.avg_pool3d(values - mean, side).square().mean() for values in (drawn, real))
-        total = total + (of_drawn / of_real).log().square()
+    for of_drawn, of_real in zip(_bands(drawn - mean), _bands(real - mean), strict=True):
+        total = total + (of_drawn.square().mean() / of_real.square().mean()).log().square()
     return total
+
+
+def _bands(values: Tensor) -> list[Tensor]:
+    """What each halving of [n, 1, k, j, i] loses, and what is left of two."""
+    found = []
+    for _ in range(2):
+        half = F.avg_pool3d(values, 2)
+        found.append(values - F.interpolate(half, size=values.shape[2:], mode="trilinear"))
+        values = half
+    return [*found, values]
 
 
 def path_lengths(network: Generator, styles: Tensor) -> Tensor:

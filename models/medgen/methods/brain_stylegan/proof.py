@@ -324,10 +324,11 @@ def gate(stored: Stored, real: Real, seed: int, count: int = 24) -> Checks:
 
 
 def path_spread(real: Real, seed: int, steps: int = 200) -> Checks:
-    """Two networks of 12 x 14 x 10 voxels, the same seed and steps, with and without the regulariser."""
+    """Two networks of 12 x 14 x 10 voxels trained as in the paper, the same seed and steps, with and without the
+    regulariser."""
     pool = real.train.shape[1] // 12
     images = np.stack([2 * pooled(values, pool) - 1 for values in real.train])
-    config = Config(Architecture((16, 16), 16), steps=steps, warm=50, batch=8, path_every=2)
+    config = Config(Architecture((16, 16), 16), steps=steps, warm=0, anchor=0.0, batch=8, path_every=2)
     brains = Material(images, principal_codes(images, config.architecture.latent), images[0])
     found = []
     for weight in (config.path, 0.0):

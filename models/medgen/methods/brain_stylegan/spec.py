@@ -40,7 +40,7 @@ RENDERED = (
     "The starter weights learnt from rendered brains of 14 heads, bent and atrophied at random, not from patients."
 )
 SYNTHETIC = "Every brain is synthetic, that of a projection too: what it shows may not be there."
-ALIKE = "Drawn brains are more alike than real ones (the gate says COLLAPSED): they lack fine folds."
+COARSE = "Drawn brains lack fine folds: at 8 mm grain stands for them, at 4 mm they are smooth and too much alike."
 CODES_HELP = "One row a brain: its name and its numbers w1, w2, ...; as an earlier run gave it."
 
 SIZE = Choice("size", "Size", "full", "A preview has voxels of 4 mm at least.", advanced=True,
@@ -88,7 +88,7 @@ def _own(
         inputs=inputs,
         outputs=outputs,
         parameters=parameters,
-        warnings=(SYNTHETIC, RENDERED, ALIKE) if synthetic else (RENDERED,),
+        warnings=(SYNTHETIC, RENDERED, COARSE) if synthetic else (RENDERED,),
         modalities=("MR",),
         body_parts=("brain",),
         weights=tuple(name for name in weights if name in SHIPPED) or weights[:1],

@@ -60,7 +60,7 @@ CONFIGS: dict[str, tuple[Stage, ...]] = {
     ),
     "small": (
         Stage("brain_16mm.safetensors", Config(starter(64, 32), steps=4200, warm=4200, warm_rate=5.0)),
-        Stage("brain_8mm.safetensors", Config(starter(64, 32, 32), steps=2000, warm=1500, warm_rate=3.0)),
+        Stage("brain_8mm.safetensors", Config(starter(64, 32, 32), steps=2250, warm=1500, warm_rate=3.0)),
         Stage("brain_4mm.safetensors", Config(starter(64, 32, 32, 16), steps=500, warm=400, batch=4,
               learning_rate=1e-3, r1=10.0, r1_every=8), ema_decay=0.98),
     ),
