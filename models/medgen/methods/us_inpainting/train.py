@@ -58,7 +58,7 @@ class Config:
     file: str = "b_mode.safetensors"
 
 
-_SMALL = Config(Shape(), Weights(), steps=2000)  # the shipped weights had 479
+_SMALL = Config(Shape(), Weights(), steps=2000)  # the shipped weights had 1298
 _DETERMINISTIC = replace(_SMALL, shape=Shape(latents=0))
 CONFIGS = {
     "smoke": replace(_SMALL, shape=Shape((4, 8, 8, 8, 8, 8)), steps=3, batch=2, simulated=2),
