@@ -196,25 +196,32 @@ def test_sizes_are_edited_where_there_is_a_lesion(
         change({"FLAIR": flair}, edit_weights, edit=what)
 
 
-def test_edit_file_holds_all_networks_and_the_noise_network_can_be_taken_over(
-    edit_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_what_an_edit_file_lacks_comes_from_the_weights_of_other_methods(
+    edit_weights: Path, segmentation_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     networks = load_networks(edit_weights, "cpu")
     assert set(networks) == {"denoiser", "segmenter", "judge"}
-    starters = tmp_path / "starters" / "diffusion_anomaly"
-    starters.mkdir(parents=True)
-    shared = starters / "brain_mr.safetensors"
-    shared.write_bytes(edit_weights.read_bytes())
-    (starters / "card.json").write_text(json.dumps({"files": {shared.name: {"sha256": file_sha256(shared)}}}))
+    for method, file, source in (
+        ("diffusion_anomaly", "brain_mr.safetensors", edit_weights),
+        ("diffusion_segmentation", "plain_unet.safetensors", segmentation_weights.parent / "plain_unet.safetensors"),
+    ):
+        folder = tmp_path / "starters" / method
+        folder.mkdir(parents=True)
+        (folder / file).write_bytes(source.read_bytes())
+        (folder / "card.json").write_text(json.dumps({"files": {file: {"sha256": file_sha256(folder / file)}}}))
     for module in ("medgen.diffusion.training", "medgen.weights"):
-        monkeypatch.setattr(f"{module}.STARTER_WEIGHTS", starters.parent)
+        monkeypatch.setattr(f"{module}.STARTER_WEIGHTS", tmp_path / "starters")
     path = train_edit(rendered_slices(), tmp_path / "again", "smoke", seed=1)
     assert set(load_networks(path, "cpu")) == {"segmenter", "judge"}
-    taken = edit.networks_of(Context(weights=path))
-    for name, value in taken["denoiser"].state_dict().items():
-        assert torch.equal(value, networks["denoiser"].state_dict()[name])
-    assert not torch.equal(taken["judge"].first.weight, networks["judge"].first.weight)
-    shared.unlink()
+    guide = {"segmenter": networks["segmenter"]}
+    state = {key: value.contiguous() for key, value in joined_state(guide).items()}
+    save_file(state, path, layouts_of(guide))
+    found = edit.networks_of(Context(weights=path))
+    plain = load_networks(segmentation_weights.parent / "plain_unet.safetensors", "cpu")["plain"]
+    for name, expected in (("denoiser", networks["denoiser"]), ("judge", plain)):
+        for key, value in found[name].state_dict().items():
+            assert torch.equal(value, expected.state_dict()[key])
+    (tmp_path / "starters" / "diffusion_anomaly" / "brain_mr.safetensors").unlink()
     with pytest.raises(BadInput, match="missing"):
         edit.networks_of(Context(weights=path))
 

@@ -26,12 +26,15 @@ from medgen.metrics.overlap import dice
 from medgen.nets.diffusion_unet import DiffusionUNet
 from medgen.weights import checked_weights
 
-NOISE_NETWORK = "diffusion_anomaly", "brain_mr.safetensors"  # the method and its file that has one for all
+SHARED = {  # what a file need not have, because another method's has it: method, file, and its name there
+    "denoiser": ("diffusion_anomaly", "brain_mr.safetensors", "denoiser"),
+    "judge": ("diffusion_segmentation", "plain_unet.safetensors", "plain"),
+}
 BATCH = 16
 HEALTHY, DISEASED = 0, 1
 SMALLEST_LESION = 0.005  # share of the brain from which a slice counts as diseased
 NEAR_REGION = 5  # pixels round the region where change is no surprise
-SIZE_SCALE, MASK_SCALE = 1000.0, 1.0  # at strength 1; the paper's c for sizes, and the sum over pixels for masks
+SIZE_SCALE, MASK_SCALE = 20_000.0, 0.2  # c at strength 1, chosen on heads 15 and 16; masks: of the sum over pixels
 Float32 = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
 
@@ -76,16 +79,16 @@ def labels_of(edit: str, told: str) -> tuple[int, int]:
 
 
 def networks_of(context: Context) -> dict[str, nn.Module]:
-    """'denoiser', 'segmenter', 'judge' and perhaps 'regressor', kept for the next job. A file without a noise network
-    was made for that of diffusion_anomaly. Raises BadInput where that is missing."""
+    """'denoiser', 'segmenter', 'judge' and perhaps 'regressor', kept for the next job; what the file lacks comes from
+    another method's weights. Raises BadInput where they are missing."""
     path = context.weights
     assert path is not None
 
     def load() -> dict[str, nn.Module]:
         networks = load_networks(path, context.device)
-        if "denoiser" not in networks:
-            shared, _ = checked_weights(*NOISE_NETWORK)
-            networks["denoiser"] = load_networks(shared, context.device)["denoiser"]
+        for name in SHARED.keys() - networks.keys():
+            method, file, its_name = SHARED[name]
+            networks[name] = load_networks(checked_weights(method, file)[0], context.device)[its_name]
         return networks
 
     return context.cached(("diffusion_edit", str(path), context.device), load)

@@ -2,7 +2,8 @@
 
 DIR holds whole-head label maps (numbers 1 to 14 are learnt from), or slices rendered from them before. Where
 diffusion_anomaly has weights of the same layout, its noise network serves (they have the same task): only the guides
-are trained and kept. A size regressor is the paper configuration's alone: the small one's segmenter tells sizes, too.
+are trained and kept. The small configuration trains a segmenter alone: it tells sizes, too, and the judge is the plain
+U-Net of diffusion_segmentation.
 """
 
 from __future__ import annotations
@@ -62,8 +63,9 @@ def train(
     guides: dict[str, tuple[nn.Module, Target]] = {"segmenter": (DiffusionUNet(SEGMENTER[config]), "mask")}
     if config == "paper":
         guides["regressor"] = EncoderClassifier(paper_classifier(1, side=SIDE), SIDE), "value"
-    torch.manual_seed(seed + 1)  # the judge must not err as the segmenter does
-    guides["judge"] = DiffusionUNet(SEGMENTER[config]), "mask"
+    if config != "small":
+        torch.manual_seed(seed + 1)  # the judge must not err as the segmenter does
+        guides["judge"] = DiffusionUNet(SEGMENTER[config]), "mask"
     step = DiffusionStep(
         DiffusionUNet(TRANSLATING[config]) if ready is None else None,
         guides,
@@ -85,7 +87,7 @@ def train(
     outcome = run_plan(step, sample, out, plan, seed, device, progress, max_seconds)
     card = {
         **made_by("diffusion_edit", config, seed, outcome.step, device),
-        "title": "Brain MR (T1, T1c, T2, FLAIR): lesion segmenter of noisy slices, to guide edits, and a judge of them",
+        "title": "Brain MR (T1, T1c, T2, FLAIR): lesion segmenter of noisy slices, which guides edits",
         "training_data": "Skull-stripped slices rendered from head label maps 1 to 14 with inserted hyperintensities, "
         "tumours and infarcts, and their masks. No scan was used.",
     }
