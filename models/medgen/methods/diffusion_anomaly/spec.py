@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from medgen.diffusion.brain_ports import (
     COMPILE,
     INPUTS,
@@ -82,7 +84,7 @@ SPEC = MethodSpec(
         Bool("clamp", "Clamp", False, "Cut predicted images off at -1 and 1 as the paper's code does.", advanced=True),
         Float("smoothing", "Smoothing", 2.0, "Of the map, in pixels of 1.5 mm.", unit="px", minimum=0.0, maximum=3.0,
               step=0.5, advanced=True),
-        Int("rim", "Rim left out", 2, "Pixels of 1.5 mm at the brain's outline, where guidance leaves traces.",
+        Int("rim", "Rim left out", 0, "Pixels of 1.5 mm at the brain's outline, where strong guidance leaves traces.",
             minimum=0, maximum=5, advanced=True),
         Float("smallest", "Smallest piece", 50.0, "Smaller pieces are dropped.", unit="mm³", minimum=0.0,
               maximum=10000.0, step=10.0, advanced=True),
@@ -150,7 +152,10 @@ XRAY = MethodSpec(
         Image("healthy", "Pseudo-healthy X-ray", synthetic=True),
         Table("report", "Report"),
     ),
-    parameters=tuple(SPEC.parameter(name) for name in REDRAWING),
+    parameters=(
+        replace(SPEC.parameter("guidance"), default=60.0),
+        *(SPEC.parameter(name) for name in REDRAWING if name != "guidance"),
+    ),
     warnings=(
         *missing_weights("diffusion_anomaly_xray"),
         "A pseudo-healthy image is synthetic and shows no part of the patient.",
