@@ -164,7 +164,8 @@ class BrainSampler:
             images[row], lesions[row] = images[row, ..., ::-1].copy(), lesions[row, ..., ::-1].copy()
         if self.crop is not None:
             top, left = rng.integers(0, np.array(images.shape[2:]) - self.crop + 1)
-            images, lesions = (a[..., top : top + self.crop, left : left + self.crop] for a in (images, lesions))
+            part = (..., slice(top, top + self.crop), slice(left, left + self.crop))
+            images, lesions = images[part], lesions[part]
         return {
             "image": torch.from_numpy(images),
             "lesion": torch.from_numpy(lesions),

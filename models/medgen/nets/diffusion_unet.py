@@ -220,10 +220,11 @@ class DiffusionUNet(Encoder):
                     self.up.append(_Up(channels))
                     factor //= 2
         self.norm = GroupNorm(layout.groups, channels)
-        self.last = _zero(nn.Conv2d(channels, layout.channels_out * layout.patch**2, 3, padding=1))
+        last = nn.Conv2d(channels, layout.channels_out * layout.patch**2, 3, padding=1)
+        self.last = _zero(last)
         if layout.predicts == "chance":  # few pixels of a mask are 1
-            assert self.last.bias is not None
-            nn.init.constant_(self.last.bias, -4.0)
+            assert last.bias is not None
+            nn.init.constant_(last.bias, -4.0)
 
     def forward(self, x: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
         embedding = self.embed(t, label)

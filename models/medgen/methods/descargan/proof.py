@@ -53,8 +53,8 @@ def prove(mode: Mode = "normal", seed: int = 0, progress: Progress | None = None
     progress = progress or SilentProgress()
     checks = _parameters()
     if mode == "quick":
-        skipped = ["The synthetic set, on which networks are trained, and the weights are left out by --quick."]
-        return verdict(SPEC.id, checks, skipped)
+        left_out = ["The synthetic set, on which networks are trained, and the weights are left out by --quick."]
+        return verdict(SPEC.id, checks, left_out)
     skipped: list[str] = []
     checks += _starter_weights(seed, skipped)
     rng = np.random.default_rng(seed)
