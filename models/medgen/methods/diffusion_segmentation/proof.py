@@ -210,10 +210,10 @@ def _real(plain: nn.Module, context: Context) -> Checks:
         channel = next(c for c in ("FLAIR", "T1c") if c in case.images)
         values = study.slices[:, BRAIN_SEQUENCES.index(channel)]
         bright = (values >= np.percentile(values[study.brain], 97)) & study.brain
-        overlap, rival, other = (
-            dice(m, lesion) for m in (found, plain_mask(study.slices, plain) & study.brain, bright)
-        )
-        title = f"Real {kind}, {case.name}, {lesion.sum() * study.grid.voxel_ml:.1f} ml"
-        checks.append(check(f"{title}: Dice against a plain U-Net", overlap, rival, -0.03))
+        rival = plain_mask(study.slices, plain) & study.brain
+        overlap, baseline, other = (dice(mask, lesion) for mask in (found, rival, bright))
+        millilitres = lesion.sum() * np.prod(study.grid.spacing_mm) / 1000
+        title = f"Real {kind}, {case.name}, {millilitres:.1f} ml"
+        checks.append(check(f"{title}: Dice against a plain U-Net", overlap, baseline, -0.03))
         checks.append(check(f"{title}: Dice over the brightest 3 % of {channel}", overlap, other, 0))
     return checks
