@@ -28,6 +28,16 @@ def test_fan_reaches_the_frames_border_where_the_picture_does():
     assert fan_mask(grey).mean() > 0.97
 
 
+def test_dark_tissue_at_the_rim_belongs_to_the_fan_and_text_beside_it_does_not():
+    picture = screen(np.random.default_rng(0))
+    picture[picture == 60] = 0
+    picture[90:102, 60:90] = 0  # dark, and open to the black beside the fan
+    picture[24:32, 62:208:6] = 255  # a line of text, a narrow black strip above the fan
+    fan = fan_mask(picture.astype(np.float32) / 255)
+    assert fan[92:100, 66:].sum() > 0.9 * 8 * 144
+    assert not fan[:34].any()
+
+
 def test_a_flat_frame_has_no_fan():
     assert not fan_mask(np.full((64, 64), 0.4, np.float32)).any()
 

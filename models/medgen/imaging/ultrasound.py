@@ -63,22 +63,28 @@ def coloured_share(image: sitk.Image) -> float:
 
 
 def fan_mask(grey: Grey) -> Inside:
-    """The largest region with texture, made convex, less the black that reaches the frame's border. Empty for a frame
-    without texture."""
+    """The largest region with texture, made convex, less the black that reaches the frame's border in a broad front:
+    dark tissue at the fan's rim belongs to it. Empty for a frame without texture."""
     mean = ndimage.uniform_filter(grey, 7)
     spread = np.sqrt(np.maximum(ndimage.uniform_filter(grey * grey, 7) - mean * mean, 0))
     size = max(3, round(max(grey.shape) / 60))
     lively = np.pad(spread > FLAT, 2 * size, mode="edge")  # so that the fan keeps its rim at the frame's border
     lively = ndimage.binary_opening(ndimage.binary_closing(lively, iterations=size), iterations=size)
     lively = lively[2 * size : -2 * size, 2 * size : -2 * size]
-    pieces, count = ndimage.label(lively)
+    margin, broad = 4 * size, 2 * size
+    black = np.pad(ndimage.maximum_filter(grey, 5) <= BLACK, margin, constant_values=True)
+
+    def from_the_border(black: Inside) -> Inside:
+        pieces, _ = ndimage.label(black)
+        return (pieces == pieces[0, 0])[margin:-margin, margin:-margin]
+
+    pieces, count = ndimage.label(lively & ~from_the_border(black))  # a line of text beside the fan is another piece
     if not count:
         return np.zeros(grey.shape, bool)
     largest = pieces == 1 + int(np.argmax(np.bincount(pieces.ravel())[1:]))
-    hull = convex_hull_image(largest)
-    black, _ = ndimage.label(np.pad(ndimage.maximum_filter(grey, 5) <= BLACK, 1, constant_values=True))
-    outside = (black == black[0, 0])[1:-1, 1:-1]
-    return ndimage.binary_fill_holes(hull & ~outside)
+    eroded = ndimage.distance_transform_edt(black) > broad
+    opened = ndimage.distance_transform_edt(~eroded) <= broad
+    return ndimage.binary_fill_holes(convex_hull_image(largest) & ~from_the_border(opened))
 
 
 def bounding_box(inside: Inside) -> tuple[slice, slice]:
