@@ -34,7 +34,7 @@ BATCH = 16
 HEALTHY, DISEASED = 0, 1
 SMALLEST_LESION = 0.005  # share of the brain from which a slice counts as diseased
 NEAR_REGION = 5  # pixels round the region where change is no surprise
-SIZE_SCALE, MASK_SCALE = 20_000.0, 0.2  # c at strength 1, chosen on heads 15 and 16; masks: of the sum over pixels
+SIZE_SCALE, MASK_SCALE = 60_000.0, 0.2  # c at strength 1, chosen on heads 15 and 16; masks: of the sum over pixels
 Float32 = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
 
