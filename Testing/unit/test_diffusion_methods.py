@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +114,14 @@ def test_consensus_follows_the_draws() -> None:
     faint = np.full_like(draws, 0.4)
     assert agreed(faint, "mean", 0.3).all()
     assert not agreed(faint, "majority", 0.3).any()
+
+
+def test_staple_of_masks_that_are_noise_ends() -> None:
+    draws = (np.random.default_rng(0).random((3, 10, 128, 128)) < 0.005).astype(np.float32)
+    begun = time.process_time()
+    agreed = segmentation.staple(draws)
+    assert 0 <= agreed.min() <= agreed.max() <= 1
+    assert time.process_time() - begun < 10
 
 
 def test_every_draw_is_kept_on_demand_and_a_range_leaves_the_rest_empty(

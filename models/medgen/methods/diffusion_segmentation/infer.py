@@ -20,6 +20,7 @@ from medgen.method import Context
 from medgen.nets.diffusion_unet import DiffusionUNet
 
 BATCH = 16
+STAPLE_ITERATIONS = 50  # masks that hardly overlap never converge
 SPACING = 1.5  # of DPM-Solver++: of ten even steps the last would leave many pixels between 0 and 1
 Float32 = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
@@ -116,7 +117,7 @@ def staple(draws: Float32) -> Float32:
     if len(masks) == 1 or not masks.any():
         return masks.mean(0, dtype=np.float32)
     images = [sitk.GetImageFromArray(mask.astype(np.uint8)) for mask in masks]
-    return np.asarray(sitk.GetArrayFromImage(sitk.STAPLE(images, 1.0)), np.float32)
+    return np.asarray(sitk.GetArrayFromImage(sitk.STAPLE(images, 1.0, 1.0, STAPLE_ITERATIONS)), np.float32)
 
 
 def consensus(mean: Float32, votes: Float32, agreed: Float32, how: str, threshold: float) -> Mask:
