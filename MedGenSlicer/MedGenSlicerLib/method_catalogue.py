@@ -19,9 +19,11 @@ def method_folders() -> list[str]:
 
 
 def of_families(families: tuple[str, ...], also: tuple[str, ...] = ()) -> list[MethodSpec]:
-    """In alphabetical order of their ids. also: ids of methods of other families."""
+    """In alphabetical order of their ids, those whose weights are missing last: a panel opens with the first. also: ids
+    of methods of other families."""
     method_folders()
-    return [method for method in load_catalogue().values() if method.family in families or method.id in also]
+    found = [method for method in load_catalogue().values() if method.family in families or method.id in also]
+    return sorted(found, key=lambda method: bool(method.weights) and not has_weights(method.weights_id))
 
 
 def for_files() -> list[MethodSpec]:

@@ -153,6 +153,8 @@ def synthetic_ct(folder: Path) -> None:
         settings.put("method_folders", str(HERE / "methods"))
     volume = whole_head()
     views.show_background(volume)
+    for node in slicer.util.getNodesByClass("vtkMRMLSegmentationNode"):
+        node.SetDisplayVisibility(False)
     widget = DRIVER.open("MedGenSyntheticCT")
     panel = widget.panel
     panel.chooser.choose(ready_method(panel, "frequency_mr_to_ct", "gui_synthetic_ct"))
@@ -417,6 +419,7 @@ def main() -> None:
         synthetic_ct,
         ultrasound,
         brain_style,
+        anomaly,
     ]:
         take(folder)
     jobs.controller().shut_down()

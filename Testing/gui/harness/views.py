@@ -76,9 +76,12 @@ def draw_slice(name: str, path: Path, width: int, height: int, offset_mm: float 
     actor.SetLayerNumber(0)
     renderer.AddViewProp(actor)
     extra = slicer.app.layoutManager().sliceWidget(name).renderWindow().GetRenderers().GetFirstRenderer().GetViewProps()
-    for prop in [extra.GetItemAsObject(i) for i in range(extra.GetNumberOfItems())]:
+    props = [extra.GetItemAsObject(i) for i in range(extra.GetNumberOfItems())]
+    for prop in props:
         renderer.AddViewProp(prop)
     _save(window, path)
+    for prop in props:
+        prop.ReleaseGraphicsResources(window)  # or the next window's picture lacks them
     group.SetMRMLDisplayableNode(None)
     del interactor
 
