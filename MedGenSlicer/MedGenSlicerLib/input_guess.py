@@ -64,12 +64,13 @@ def candidates(port: spec.Port) -> list[Any]:
 def likeliest(port: spec.Port, taken: list[Any]) -> Optional[Any]:
     """The best candidate by DICOM modality, words of the name and intensities; None if nothing speaks for any.
 
-    A required image takes the newest volume that nothing speaks against; results of MedGen come last, and never become
-    an image that may be left out.
+    A required image takes the newest volume that nothing speaks against. An image that may be left out takes only a
+    volume that is named for it: another series, or another patient's, would change the result unseen. Results of MedGen
+    come last, and never become such an image.
     """
     offered = [node for node in candidates(port) if node not in taken]
     if isinstance(port, spec.Image) and not port.required:
-        offered = [node for node in offered if not provenance.made_by_medgen(node)]
+        offered = [node for node in offered if named_for(port, node) and not provenance.made_by_medgen(node)]
     scored = [(score(port, node), index, node) for index, node in enumerate(offered)]
     if not scored:
         return None
@@ -78,9 +79,18 @@ def likeliest(port: spec.Port, taken: list[Any]) -> Optional[Any]:
     return node if best >= threshold else None
 
 
+def _words(text: str) -> set[str]:
+    return set(re.findall(r"[a-z0-9]+", text.lower()))
+
+
+def named_for(port: spec.Port, node: Any) -> int:
+    """How many words of the port stand in the node's name."""
+    return len(_words(node.GetName()) & _words(f"{port.name} {port.title}"))
+
+
 def score(port: spec.Port, node: Any) -> float:
-    words = set(re.findall(r"[a-z0-9]+", node.GetName().lower()))
-    total = float(len(words & set(re.findall(r"[a-z0-9]+", f"{port.name} {port.title}".lower()))))
+    words = _words(node.GetName())
+    total = float(named_for(port, node))
     if provenance.made_by_medgen(node) or provenance.is_synthetic(node):
         total -= 1.5
     if not isinstance(port, spec.Image) or port.modality == "any":

@@ -114,6 +114,18 @@ def test_the_likeliest_image_is_chosen(driver):
     assert panel.inputs.rows["image"].selector.currentNode().GetName() == "T1 MR"
 
 
+def test_an_image_that_may_be_left_out_is_only_filled_by_a_volume_named_for_it(driver):
+    for name in ("FLAIR 3D", "MS T1", "another T1", "DWI"):
+        driver.head(name)
+    panel = driver.open("MedGenSegment").panel
+    panel.chooser.choose("diffusion_segmentation")
+    driver.process()
+    rows = panel.inputs.rows
+    assert rows["FLAIR"].selector.currentNode().GetName() == "FLAIR 3D"
+    assert rows["T1"].selector.currentNode().GetName() in ("MS T1", "another T1")
+    assert rows["T2"].selector.currentNode() is None and rows["T1c"].selector.currentNode() is None
+
+
 def test_search_and_filters_shorten_the_list(driver):
     chooser = driver.open("MedGenSegment").panel.chooser
     everything = chooser.list.count()

@@ -8,7 +8,7 @@ from medgen.spec import ROI, Bool, Code, FitnessWarning, Float, Image, ImageFact
 from medgen.weights import list_weights
 
 LESION = Terminology(Code("SCT", "49755003", "Morphologically Altered Structure"), Code("SCT", "52988006", "Lesion"))
-SEQUENCES = (("FLAIR", "FLAIR"), ("T2", "T2"), ("T1", "T1"), ("T1c", "T1 with contrast agent"))
+SEQUENCES = (("FLAIR", "FLAIR"), ("T2", "T2"), ("T1", "T1"), ("T1c", "T1c (with contrast agent)"))
 INPUTS: tuple[Port, ...] = (
     *(
         Image(name, title, modality="MR", required=False, help="Skull-stripped, or with a brain mask.")
