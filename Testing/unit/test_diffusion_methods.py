@@ -225,7 +225,11 @@ def test_what_an_edit_file_lacks_comes_from_the_weights_of_other_methods(
     guide = {"segmenter": networks["segmenter"]}
     state = {key: value.contiguous() for key, value in joined_state(guide).items()}
     save_file(state, path, layouts_of(guide))
-    found = edit.networks_of(Context(weights=path))
+    cache: dict[Any, Any] = {}
+    for context in (Context(weights=path, cache=cache), Context(weights=path, cache=cache)):
+        found = edit.networks_of(context)
+        assert context.borrowed.keys() == {"diffusion_anomaly/brain_mr.safetensors",
+                                           "diffusion_segmentation/plain_unet.safetensors"}  # fmt: skip
     plain = load_networks(segmentation_weights.parent / "plain_unet.safetensors", "cpu")["plain"]
     for name, expected in (("denoiser", networks["denoiser"]), ("judge", plain)):
         for key, value in found[name].state_dict().items():

@@ -109,11 +109,14 @@ def test_outlines_fill_back_to_the_same_pixels(mask: np.ndarray) -> None:
 
 def test_synthetic_ct_says_that_it_is_synthetic(source: Series, tmp_path: Path) -> None:
     image = sitk.Cast(source.image, sitk.sitkFloat32)
-    files = series.export_ct(image, source, tmp_path, PROVENANCE, new_frame_of_reference=True)
+    two = {**PROVENANCE, "weights_sha256": f"{'ab' * 32}, {'cd' * 32}"}  # weights of another method took part
+    files = series.export_ct(image, source, tmp_path, two, new_frame_of_reference=True)
     data = pydicom.dcmread(files[7])
     assert list(data.ImageType) == ["DERIVED", "SECONDARY", "AXIAL"]
     assert "SYNTHETIC" in data.SeriesDescription and data.DerivationDescription.startswith("SYNTHETIC")
-    assert data.ContributingEquipmentSequence[0].PurposeOfReferenceCodeSequence[0].CodeValue == "109100"
+    made_by = data.ContributingEquipmentSequence[0]
+    assert made_by.PurposeOfReferenceCodeSequence[0].CodeValue == "109100"
+    assert all(any(part * 20 in version for version in made_by.SoftwareVersions) for part in ("ab", "cd"))
     assert data.FrameOfReferenceUID != source.frame_of_reference_uid
     assert data.SourceImageSequence[0].ReferencedSOPInstanceUID == source.headers[7].SOPInstanceUID
 

@@ -1,6 +1,9 @@
 """What happens around a method's own work: memory that runs out, what is remembered between jobs."""
 
+import json
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,6 +11,7 @@ import torch
 from medgen.errors import BadInput, MedGenError
 from medgen.method import Context, SilentProgress
 from medgen.spec import MethodSpec, Paper, Table
+from medgen.weights import file_sha256
 from medgen.worker import devices, execution
 from medgen.worker.devices import choose_device, list_devices
 from medgen.worker.execution import NETWORKS_KEPT, RecentCache, failure_sentence, run_method
@@ -95,6 +99,37 @@ def test_the_cache_keeps_what_was_used_last() -> None:
     assert context.cached(0, lambda: "made again") == 0
     context.cached("new", lambda: "new")
     assert 0 in cache and 1 not in cache and len(cache) == NETWORKS_KEPT
+
+
+def weights_file(folder: Path, method: str, content: str) -> str:
+    """Puts a weights file and its card there; returns the SHA-256."""
+    place = folder / "Weights" / method
+    place.mkdir(parents=True, exist_ok=True)
+    (place / "w.safetensors").write_text(content)
+    digest = file_sha256(place / "w.safetensors")
+    (place / "card.json").write_text(json.dumps({"files": {"w.safetensors": {"sha256": digest}}}))
+    return digest
+
+
+def test_results_name_every_weights_file_and_follow_the_one_on_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MEDGEN_DATA", str(tmp_path))
+
+    def run(inputs: dict, parameters: dict, context: Context) -> dict:
+        assert context.weights is not None
+        path, other = context.weights, context.borrow("other", "w.safetensors")
+        return {"table": {"a": [context.cached(str(path), path.read_text) + other.read_text()]}}
+
+    monkeypatch.setattr(execution, "load_run", lambda spec: run)
+    spec, cache = replace(SPEC, weights=("w.safetensors",)), RecentCache()
+    theirs = weights_file(tmp_path, "other", "!")
+    for content in ("old", "old", "new"):
+        own = weights_file(tmp_path, "m", content)
+        outputs, provenance = run_method(spec, {}, {**REQUEST, "device": "cpu"}, SilentProgress(), cache)
+        assert outputs["table"] == {"a": [content + "!"]}
+        assert provenance["weights"] == "w.safetensors, other/w.safetensors"
+        assert provenance["weights_sha256"] == f"{own}, {theirs}"
 
 
 def test_devices(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,6 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional, Protocol
 
+from medgen.weights import checked_weights
+
 if TYPE_CHECKING:
     import torch
 
@@ -64,7 +66,7 @@ class Context:
     """device: 'cpu', 'cuda:0', ...; seed: of every random draw; weights: checked safetensors file, None where the
     method needs none; cache: survives between jobs of one worker (loaded networks), keyed by the method; the keys must
     name the device. batch_scale: what to multiply the number of patches in a batch with: below 1 after the GPU ran out
-    of memory."""
+    of memory. borrowed: {'method/file': SHA-256} of other methods' weights that took part, for the provenance."""
 
     progress: Progress = field(default_factory=SilentProgress)
     device: str = "cpu"
@@ -72,12 +74,19 @@ class Context:
     weights: Optional[Path] = None
     cache: dict[Any, Any] = field(default_factory=dict)
     batch_scale: float = 1.0
+    borrowed: dict[str, str] = field(default_factory=dict)
 
     def generator(self) -> torch.Generator:
         """A fresh generator on the CPU, so that a seed draws the same numbers for every device."""
         import torch
 
         return torch.Generator().manual_seed(self.seed)
+
+    def borrow(self, method_id: str, name: str) -> Path:
+        """Checked weights of another method. To be called in every run that uses them, also where the network is still
+        in the cache: the results name them. Raises BadInput."""
+        path, self.borrowed[f"{method_id}/{name}"] = checked_weights(method_id, name)
+        return path
 
     def cached(self, key: Any, make: Callable[[], Any]) -> Any:
         if key not in self.cache:

@@ -86,14 +86,21 @@ def compile_for_gpu(network: nn.Module, context: Context) -> None:
         network.compile(dynamic=True)
 
 
+def network_names(path: Path) -> list[str]:
+    """Of the networks in a file. Raises BadInput for another kind of file."""
+    with safe_open(path, framework="pt") as file:
+        names = [name for name in file.metadata() or {} if "." not in name and name != "format"]
+    if not names:
+        raise BadInput(f"'{path.name}' does not say how its networks are built; it was not made by `medgen train`.")
+    return names
+
+
 def load_networks(path: Path, device: str) -> dict[str, nn.Module]:
     """What `joined_state` and `layouts_of` kept, float32, ready to use. Raises BadInput for another kind of file."""
+    names = network_names(path)
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata() or {}
         state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (a file, not a dict)
-    names = [name for name in metadata if "." not in name and name != "format"]
-    if not names:
-        raise BadInput(f"'{path.name}' does not say how its networks are built; it was not made by `medgen train`.")
     networks: dict[str, nn.Module] = {}
     for name in names:
         layout = Layout.from_json(metadata[name])

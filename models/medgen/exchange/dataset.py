@@ -64,7 +64,7 @@ def _ascii(text: str) -> str:
 
 
 def contributing_equipment(provenance: Mapping[str, Any], synthetic: bool = False) -> hd.ContributingEquipment:
-    """Method, version and weights hash, as DICOM PS3.3 C.12.1 records the equipment that took part."""
+    """Method, version and the hash of every weights file, as DICOM PS3.3 C.12.1 records equipment that took part."""
     code = codes.DCM.SynthesizingEquipment if synthetic else codes.DCM.ProcessingEquipment
     return hd.ContributingEquipment(
         MANUFACTURER, code, manufacturer_model_name=str(provenance.get("method", MODEL))[:LONG_STRING],
@@ -75,8 +75,8 @@ def contributing_equipment(provenance: Mapping[str, Any], synthetic: bool = Fals
 
 def _versions(provenance: Mapping[str, Any]) -> list[str]:
     found = [medgen.__version__, str(provenance.get("method_version", ""))]
-    digest = str(provenance.get("weights_sha256") or "")
-    return [text for text in (*found, f"sha256:{digest}"[:LONG_STRING] if digest else "") if text]
+    digests = str(provenance.get("weights_sha256") or "").split(", ")
+    return [text for text in (*found, *(f"sha256:{digest}"[:LONG_STRING] for digest in digests if digest)) if text]
 
 
 def algorithm(provenance: Mapping[str, Any]) -> hd.AlgorithmIdentificationSequence:

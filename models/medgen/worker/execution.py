@@ -25,6 +25,16 @@ NETWORKS_KEPT = 4
 class RecentCache(OrderedDict[Any, Any]):
     """`Context.cache`: the few things used last (networks with their weights); the oldest goes first."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._digests: dict[Path, str] = {}
+
+    def renew(self, weights: Path, digest: str) -> None:
+        """Forgets everything where the file has another content than in the job before: keys name its path only."""
+        if self._digests.setdefault(weights, digest) != digest:
+            self.clear()
+            self._digests = {weights: digest}
+
     def __getitem__(self, key: Any) -> Any:
         self.move_to_end(key)
         return super().__getitem__(key)
@@ -36,7 +46,7 @@ class RecentCache(OrderedDict[Any, Any]):
 
 
 def run_method(
-    spec: MethodSpec, inputs: dict[str, Any], request: Mapping[str, Any], progress: Progress, cache: dict[Any, Any]
+    spec: MethodSpec, inputs: dict[str, Any], request: Mapping[str, Any], progress: Progress, cache: RecentCache
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Returns outputs and provenance (see `JobFinished`).
 
@@ -47,6 +57,8 @@ def run_method(
     parameters = spec.check_parameters(request["parameters"])
     check_inputs(spec, inputs)
     weights, digest = _weights(spec, request["weights"])
+    if weights is not None and digest is not None:
+        cache.renew(weights, digest)
     context = Context(progress, choose_device(request["device"]), int(request["seed"]), weights, cache)
     notices: list[str] = []
     outputs = _run_within_memory(load_run(spec), inputs, parameters, context, notices)
@@ -56,8 +68,8 @@ def run_method(
     provenance = {
         "method": spec.id,
         "method_version": spec.version,
-        "weights": None if weights is None else weights.name,
-        "weights_sha256": digest,
+        "weights": ", ".join([*([weights.name] if weights else []), *context.borrowed]) or None,
+        "weights_sha256": ", ".join([*([digest] if digest else []), *context.borrowed.values()]) or None,
         "parameters": parameters,
         "seed": context.seed,
         "device": context.device,

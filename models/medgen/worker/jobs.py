@@ -109,8 +109,9 @@ class JobPartial:
 
 @dataclass(frozen=True)
 class JobFinished:
-    """outputs: {port name: value}. provenance: method, method_version, weights, weights_sha256, parameters, seed,
-    device, seconds, medgen_version, torch_version, started_utc (ISO 8601), notices."""
+    """outputs: {port name: value}. provenance: method, method_version, weights, weights_sha256 (of every file that took
+    part, with ', ' between), parameters, seed, device, seconds, medgen_version, torch_version, started_utc (ISO 8601),
+    notices."""
 
     job_id: str
     outputs: dict[str, Any]

@@ -13,7 +13,7 @@ from scipy import ndimage
 from torch import Tensor, nn
 
 from medgen.diffusion.guidance import Network, more_or_less, toward_mask, toward_value
-from medgen.diffusion.networks import ANY_LABEL, NoiseNetwork, compile_for_gpu, load_networks
+from medgen.diffusion.networks import ANY_LABEL, NoiseNetwork, compile_for_gpu, load_networks, network_names
 from medgen.diffusion.sampling import Guide
 from medgen.diffusion.studies import study_of
 from medgen.diffusion.translation import Setting, Translator
@@ -24,7 +24,6 @@ from medgen.imaging.resampling import resample_labels
 from medgen.method import Context
 from medgen.metrics.overlap import dice
 from medgen.nets.diffusion_unet import DiffusionUNet
-from medgen.weights import checked_weights
 
 SHARED = {  # what a file need not have, because another method's has it: method, file, and its name there
     "denoiser": ("diffusion_anomaly", "brain_mr.safetensors", "denoiser"),
@@ -83,15 +82,14 @@ def networks_of(context: Context) -> dict[str, nn.Module]:
     another method's weights. Raises BadInput where they are missing."""
     path = context.weights
     assert path is not None
+    lacking = [name for name in SHARED if name not in network_names(path)]
+    others = {name: context.borrow(*SHARED[name][:2]) for name in lacking}
 
     def load() -> dict[str, nn.Module]:
         networks = load_networks(path, context.device)
-        for name in SHARED.keys() - networks.keys():
-            method, file, its_name = SHARED[name]
-            networks[name] = load_networks(checked_weights(method, file)[0], context.device)[its_name]
-        return networks
+        return networks | {name: load_networks(file, context.device)[SHARED[name][2]] for name, file in others.items()}
 
-    return context.cached(("diffusion_edit", str(path), context.device), load)
+    return context.cached(("diffusion_edit", str(path), *context.borrowed.values(), context.device), load)
 
 
 def region_on_slices(region: sitk.Image, study: BrainStudy) -> Mask:
