@@ -37,12 +37,27 @@ def test_the_refinement_sees_a_full_box() -> None:
     assert support(Refinement(4, 5)) == 5**3
 
 
+def test_the_refinement_starts_near_the_identity() -> None:
+    """What is sharp goes in and comes out sharp: an edge keeps its place and width before any training."""
+    torch.manual_seed(0)
+    edge = (torch.arange(24) >= 12).float().expand(1, 4, 24, 24, 24)
+    with torch.no_grad():
+        found = Refinement(4, 13)(edge)[0].mean(0)[12, 12]
+    steps = found.diff()[6:-6].abs()
+    assert int(steps.argmax()) == 5 and float(steps.max()) > 0.6 * float(steps.sum())
+
+
+def test_classes_of_hu_for_the_tissue_term() -> None:
+    hu = torch.tensor([-1000.0, -100.0, 40.0, 300.0, 1200.0]).reshape(1, 1, 1, 1, 5)
+    assert train.tissue_classes((hu + 1024) / 3276.7).ravel().tolist() == [0, 1, 2, 3, 4]
+
+
 def test_the_frequency_map_parts_the_features() -> None:
     torch.manual_seed(0)
     network = FrequencyNet(2, 3).eval()
     with torch.no_grad():
         found = network(torch.randn(2, 1, 16, 16, 16))
-    assert all(part.shape == (2, 1, 16, 16, 16) for part in found)
+    assert all(part.shape == (2, 1, 16, 16, 16) for part in (found.low, found.high, found.share))
     assert 0 <= float(found.share.min()) <= float(found.share.max()) <= 1
     assert torch.equal(found.ct, found.low + found.high)
 
@@ -65,7 +80,8 @@ def test_the_critic_sees_the_mr_beside_the_high_frequencies() -> None:
 
 def test_losses_by_hand() -> None:
     ct, high = torch.full((1, 1, 2, 2, 2), 0.5), torch.full((1, 1, 2, 2, 2), 0.1)
-    found = Split(low=ct - 0.2, high=high + 0.3, share=ct)  # whole: 0.3 + 0.4 - 0.5 = 0.2 off; high: 0.3 off
+    # whole: 0.3 + 0.4 - 0.5 = 0.2 off; high: 0.3 off
+    found = Split(low=ct - 0.2, high=high + 0.3, share=ct, features=ct)
     loss, whole = frequency_loss(found, ct, high, 2.0)
     assert float(whole) == pytest.approx(0.2)
     assert float(loss) == pytest.approx(2 * 0.3 + 0.2)
@@ -101,7 +117,7 @@ class Bright(torch.nn.Module):
     def forward(self, mr: torch.Tensor) -> Split:
         hu = torch.where(mr > -1, 40.0, -1000.0)
         unit = (hu - LOWEST_HU) / RANGE_HU
-        return Split(unit, torch.zeros_like(unit), (mr > -1).float())
+        return Split(unit, torch.zeros_like(unit), (mr > -1).float(), unit)
 
 
 class Notices(SilentProgress):
@@ -241,7 +257,7 @@ def test_training_on_label_maps_with_a_critic(tmp_path, monkeypatch) -> None:
     maps = tmp_path / "maps"
     write_map(maps, 1)
     write_map(maps, 15)
-    tiny = train.Config(width=2, steps=2, patch=32, kernel=3, heads=1, copies=2, adversarial=0.001)
+    tiny = train.Config(width=2, steps=2, patch=32, kernel=3, heads=1, copies=2, adversarial=0.001, tissue=0.05)
     weights = train.train_as(maps, tmp_path / "out", tiny, "tiny", 0, "cpu", SilentProgress())
     assert weights.is_file() and (weights.parent / "card.json").is_file()
     assert "critic" in (weights.parent / "log.jsonl").read_text()

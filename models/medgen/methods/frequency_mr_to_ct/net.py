@@ -8,18 +8,20 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from medgen.nets.unet3d import PAPER_WIDEST, Encoder3d, Pooling, UNet3d, conv_norm
+from medgen.nets.unet3d import PAPER_WIDEST, SLOPE, Encoder3d, Pooling, UNet3d, conv_norm
 
 BOX = 0.0  # what `lowpass` holds for the box filter of 16 voxels
 
 
 class Split(NamedTuple):
     """All [batch, 1, z, y, x], in the target's units: the low- and the high-frequency image, and the share of the
-    features (0 to 1) that went to the high one. The synthetic CT is low + high."""
+    features (0 to 1) that went to the high one; but features, which are parted, [batch, width, z, y, x]. The synthetic
+    CT is low + high."""
 
     low: Tensor
     high: Tensor
     share: Tensor
+    features: Tensor
 
     @property
     def ct(self) -> Tensor:
@@ -28,7 +30,11 @@ class Split(NamedTuple):
 
 class Refinement(nn.Module):
     """Three chains of three one-dimensional convolutions of length `kernel`, each along the axes in another order,
-    summed: the support of a kernel^3 box for 9 kernel channels^2 weights (section 3, '3D symmetric factorisation')."""
+    summed: the support of a kernel^3 box for 9 kernel channels^2 weights (section 3, '3D symmetric factorisation').
+
+    Each convolution starts near the identity: three in a row of 13 random weights each blur what the base network sees,
+    and short trainings do not get over that.
+    """
 
     def __init__(self, channels: int, kernel: int = 13) -> None:
         super().__init__()
@@ -39,6 +45,11 @@ class Refinement(nn.Module):
             )
             for first in range(3)
         )
+        for weight in self.parameters():
+            if weight.dim() == 5:
+                noise = 0.1 * nn.init.kaiming_normal_(torch.empty_like(weight), SLOPE)
+                nn.init.dirac_(weight)
+                weight.data += noise
 
     def forward(self, features: Tensor) -> Tensor:
         return torch.stack([chain(features) for chain in self.chains]).sum(0)
@@ -76,7 +87,7 @@ class FrequencyNet(nn.Module):
         refined = self.refine(share[:, :1] * features)
         with torch.autocast(mr.device.type, enabled=False):  # half precision would round HU to steps of 4
             low = self.base.head(share[:, 1:].float() * features)
-            return Split(low, self.high(refined), share[:, :1].float())
+            return Split(low, self.high(refined), share[:, :1].float(), features)
 
 
 class Critic(nn.Module):
