@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any, Optional
 
 import slicer
@@ -20,6 +21,8 @@ WORDS = {  # what names of series say about their kind
     "FLAIR": {"flair"},
     "US": {"us", "ultrasound", "echo", "doppler"},
 }
+COMMON = {"a", "and", "for", "image", "in", "of", "or", "the", "with"}  # words that tell no input from another
+SUPPRESSED = re.compile(r"[a-z]+[^a-z0-9]*(suppress|sat\b|saturat)[a-z]*")  # 'fat-suppressed' is no image of fat
 _facts: dict[str, tuple[int, ImageFacts]] = {}  # node id: (time of change, facts)
 
 
@@ -61,8 +64,8 @@ def candidates(port: spec.Port) -> list[Any]:
     return exact
 
 
-def likeliest(port: spec.Port, taken: list[Any]) -> Optional[Any]:
-    """The best candidate by DICOM modality, words of the name and intensities; None if nothing speaks for any.
+def likeliest(port: spec.Port, taken: list[Any], inputs: Sequence[spec.Port]) -> Optional[Any]:
+    """The best candidate for one of a method's `inputs` by DICOM modality, words of the name and intensities; None if nothing speaks for any.
 
     A required image takes the newest volume that nothing speaks against. An image that may be left out takes only a
     volume that is named for it: another series, or another patient's, would change the result unseen. Results of MedGen
@@ -70,8 +73,10 @@ def likeliest(port: spec.Port, taken: list[Any]) -> Optional[Any]:
     """
     offered = [node for node in candidates(port) if node not in taken]
     if isinstance(port, spec.Image) and not port.required:
-        offered = [node for node in offered if named_for(port, node) and not provenance.made_by_medgen(node)]
-    scored = [(score(port, node), index, node) for index, node in enumerate(offered)]
+        offered = [
+            node for node in offered if named_for(port, node, inputs) > 0 and not provenance.made_by_medgen(node)
+        ]
+    scored = [(score(port, node, inputs), index, node) for index, node in enumerate(offered)]
     if not scored:
         return None
     best, _index, node = max(scored, key=lambda s: (s[0], s[1]))
@@ -83,14 +88,24 @@ def _words(text: str) -> set[str]:
     return set(re.findall(r"[a-z0-9]+", text.lower()))
 
 
-def named_for(port: spec.Port, node: Any) -> int:
-    """How many words of the port stand in the node's name."""
-    return len(_words(node.GetName()) & _words(f"{port.name} {port.title}"))
+def own_words(port: spec.Port, inputs: Sequence[spec.Port]) -> set[str]:
+    """Of the port's name, and of its title those that no other input has: 'Dixon' does not tell water from fat."""
+    others = [_words(f"{other.name} {other.title}") for other in inputs if other is not port]
+    return (_words(port.name) | _words(port.title).difference(*others)) - COMMON
 
 
-def score(port: spec.Port, node: Any) -> float:
+def named_for(port: spec.Port, node: Any, inputs: Sequence[spec.Port]) -> float:
+    """How many of the port's own words stand in the node's name; less where other inputs' words do, too, but above 0
+    as soon as there is one."""
+    words = _words(SUPPRESSED.sub("", node.GetName().lower()))
+    own = len(words & own_words(port, inputs))
+    foreign = any(words & own_words(other, inputs) for other in inputs if other is not port)
+    return own - 0.25 * (foreign and own > 0)
+
+
+def score(port: spec.Port, node: Any, inputs: Sequence[spec.Port]) -> float:
     words = _words(node.GetName())
-    total = float(named_for(port, node))
+    total = named_for(port, node, inputs)
     if provenance.made_by_medgen(node) or provenance.is_synthetic(node):
         total -= 1.5
     if not isinstance(port, spec.Image) or port.modality == "any":

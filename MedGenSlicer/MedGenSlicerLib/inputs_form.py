@@ -259,12 +259,13 @@ class InputsForm:
         taken = [node for port in self.method.inputs for node in state.input_nodes(port.name)]
         empty = [p for p in self.method.inputs if not takes_several(p) and not state.input_nodes(p.name)]
         while empty:
-            offers = [(port, input_guess.likeliest(port, taken)) for port in empty]
+            offers = [(port, input_guess.likeliest(port, taken, self.method.inputs)) for port in empty]
             fitting = [(port, node) for port, node in offers if node is not None]
             if not fitting:
                 return
             # what is required first; a T1 goes to the input that asks for one, not to the first that takes any MR
-            port, node = max(fitting, key=lambda offer: (offer[0].required, input_guess.score(*offer)))
+            scores = [(port.required, input_guess.score(port, node, self.method.inputs)) for port, node in fitting]
+            port, node = fitting[scores.index(max(scores))]
             taken.append(node)
             state.set_input_nodes(port.name, [node])
             empty.remove(port)

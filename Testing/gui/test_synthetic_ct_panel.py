@@ -140,17 +140,22 @@ def test_windows_uncertainty_and_surface(driver, panel):
     assert not look.difference.isEnabled() and "reference" in look.difference.toolTip()
 
 
-def test_each_mr_goes_to_the_input_that_asks_for_it(driver):
-    from medgen.spec import Image, MethodSpec
-    from MedGenSlicerLib.inputs_form import InputsForm
-
-    t1, fat = driver.head("Patient T1"), driver.head("Patient dixon fat")
-    panel = driver.open("MedGenSyntheticCT").panel
-    form, ports = InputsForm(panel.log_button.layout(), panel.update), ("Water MR", "T1 MR", "Fat MR")
-    images = tuple(Image(title.split()[0].lower(), title, False, modality="MR") for title in ports)
-    form.method = MethodSpec("x", "x", "x", "x", panel.method.paper, "x", "x:x", images, ())
-    form.choose_likeliest(panel.state)
-    assert [panel.state.input_node(port.name) for port in images] == [None, t1, fat]
+@pytest.mark.parametrize(
+    ("method", "wanted"),
+    [
+        ("pseudo_spr", {"water": "Dixon water", "t1": "T1 fat sat", "fat": "Dixon fat"}),
+        ("pseudo_spr", {"water": None, "t1": None, "fat": "Patient dixon fat"}),
+        ("pseudo_spr", {"water": None, "t1": "MR T1", "fat": None}),
+        ("diffusion_segmentation", {"FLAIR": "T2 FLAIR", "T2": "T2 TSE", "T1": "T1", "T1c": "T1 with contrast"}),
+        ("diffusion_segmentation", {"FLAIR": None, "T2": "T2 with motion", "T1": None, "T1c": None}),
+    ],
+)
+def test_each_mr_goes_to_the_input_that_asks_for_it(driver, method, wanted):
+    nodes = {name: driver.head(name) for name in wanted.values() if name}
+    panel = driver.open("MedGenSyntheticCT" if method != "diffusion_segmentation" else "MedGenSegment").panel
+    panel.chooser.choose(method)
+    driver.process()
+    assert {port: panel.state.input_node(port) for port in wanted} == {p: nodes.get(n) for p, n in wanted.items()}
 
 
 # ------------------------------------------------------------------------------------------------------------- correct
