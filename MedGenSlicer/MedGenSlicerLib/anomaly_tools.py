@@ -8,6 +8,8 @@ from typing import Any, Optional
 
 import numpy as np
 import qt
+import slicer
+import vtk
 from slicer.i18n import tr as _
 
 from MedGenSlicerLib import ct_views, live_slice, map_threshold, provenance, views, widgets
@@ -335,22 +337,33 @@ class AnomalyTools:
             self.panel.update()
 
     def job_ended(self, ticket: Ticket) -> None:
-        """A job of this panel has ended: three views, at the slice that is most likely diseased."""
+        """A job of this panel has ended: three views, at the slice that is most likely diseased, or changed most."""
         self.gate.job_ended(ticket)
         if ticket is self._told or not ticket.results() or ticket.method.id == GATE:
             return
         self._told = ticket
         self.live_slice.remove_nodes()
         self.update()
-        slices = self.slices()
-        worst = self.centres(slices)[int(np.argmax(slices["p_diseased"]))] if slices else None
-        self.show_three(worst)
+        slices, triple = self.slices(), self.triple()
+        if slices:
+            self.show_three(self.centres(slices)[int(np.argmax(slices["p_diseased"]))])
+        elif triple is not None:
+            self.show_three(_most_changed(triple[2]))
 
     def cleanup(self) -> None:
         self._timer.stop()
         self.live_slice.cleanup()
         self.threshold.cleanup()
         self.gate.cleanup()
+
+
+def _most_changed(change: Any) -> list[float]:
+    """World RAS mm: where the planes through the volume cross that hold most of it, one along each axis."""
+    values = slicer.util.arrayFromVolume(change)
+    kji = [int(values.sum(axis=tuple({0, 1, 2} - {axis}), dtype=float).argmax()) for axis in range(3)]
+    grid = vtk.vtkMatrix4x4()
+    change.GetIJKToRASMatrix(grid)
+    return FrameChange(change, None).point(grid.MultiplyPoint((*kji[::-1], 1))[:3])
 
 
 def _guidance_place(guidance: float) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Optional
+from typing import Any
 
 import numpy as np
 import qt
@@ -13,6 +13,7 @@ from slicer.i18n import tr as _
 from medgen import spec
 from MedGenSlicerLib import correction, inputs_form, node_bridge, result_presenter, steps, views, widgets
 from MedGenSlicerLib.geometry import FrameChange, from_vtk
+from MedGenSlicerLib.jobs import Ticket
 from MedGenSlicerLib.provenance import RunRecord
 
 REGION, EDIT = "region", "edit"
@@ -42,7 +43,6 @@ class EditTools:
         self.radius.setSuffix(" mm")
         self.radius.setToolTip(_("Radius of the ball."))
         layout.addLayout(widgets.row(self.paint, self.ball, self.radius, stretch=0))
-        self._stop: Any = None
         self.update()
 
     def _port(self) -> spec.Port:
@@ -53,6 +53,13 @@ class EditTools:
         wanted = state is not None and state.value(self.panel.method, EDIT) == "region"
         for each in (self.paint, self.ball, self.radius):
             each.setEnabled(wanted and self.panel.inputs.reference() is not None)
+
+    def follow(self, ticket: Ticket) -> None:
+        """What was painted in is seen through the region, whose outline stays."""
+        region = self.panel.state.input_node(REGION) if self.panel.state is not None else None
+        if ticket.results() and region is not None and region.IsA("vtkMRMLSegmentationNode"):
+            region.CreateDefaultDisplayNodes()
+            region.GetDisplayNode().SetVisibility2DFill(False)
 
     def reason_off(self) -> str:
         """What the chosen edit needs."""
@@ -82,11 +89,11 @@ class EditTools:
             made.append((yield from _ball_steps(image, point, radius, reference)))
 
         def done() -> None:
-            if self.panel.state is not None:
+            if self.panel.state is not None and made[0] is not None:
                 self.panel.state.set_input_nodes(REGION, [made[0]])
                 self.panel.state.set_segment_id(REGION, "")
 
-        self._stop = steps.run(work(), done)
+        steps.run(work(), done)
 
 
 def _place() -> Any:
@@ -99,7 +106,9 @@ def _place() -> Any:
     return (corner @ (node.GetDimensions()[0] / 2, node.GetDimensions()[1] / 2, 0, 1))[:3]
 
 
-def _ball_steps(image: sitk.Image, ras: Any, radius_mm: float, reference: Optional[Any]) -> node_bridge.Steps:
+def _ball_steps(image: sitk.Image, ras: Any, radius_mm: float, reference: Any) -> node_bridge.Steps:
+    """image: of the reference; ras: the centre in its frame, mm. Returns the segmentation, None where the scene was
+    closed meanwhile."""
     centre = np.array([-ras[0], -ras[1], ras[2]])
     axes = np.array(image.GetDirection()).reshape(3, 3) * image.GetSpacing()
     k, j, i = np.meshgrid(*(np.arange(n) for n in reversed(image.GetSize())), indexing="ij", sparse=True)
@@ -110,6 +119,8 @@ def _ball_steps(image: sitk.Image, ras: Any, radius_mm: float, reference: Option
         yield
     mask = sitk.GetImageFromArray((squared <= radius_mm**2).astype(np.uint8))
     mask.CopyInformation(image)
+    if reference.GetScene() is None:
+        return None
     title = _("Region, ball of {radius:.0f} mm").format(radius=radius_mm)
     port = spec.LabelMap(REGION, title, labels=(spec.Label(1, _("Region"), COLOUR),))
     record = RunRecord(REGION, title)

@@ -65,7 +65,8 @@ def candidates(port: spec.Port) -> list[Any]:
 
 
 def likeliest(port: spec.Port, taken: list[Any], inputs: Sequence[spec.Port]) -> Optional[Any]:
-    """The best candidate for one of a method's `inputs` by DICOM modality, words of the name and intensities; None if nothing speaks for any.
+    """The best candidate for one of a method's `inputs` by DICOM modality, words of the name and intensities; None if
+    nothing speaks for any.
 
     A required image takes the newest volume that nothing speaks against. An image that may be left out takes only a
     volume that is named for it: another series, or another patient's, would change the result unseen. Results of MedGen

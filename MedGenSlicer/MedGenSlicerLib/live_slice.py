@@ -15,7 +15,7 @@ from slicer.i18n import tr as _
 from medgen.errors import MedGenError
 from medgen.spec import MethodSpec
 from medgen.worker import client as worker
-from MedGenSlicerLib import jobs, method_catalogue, node_bridge, steps, views
+from MedGenSlicerLib import correction, jobs, method_catalogue, node_bridge, steps, views
 from MedGenSlicerLib.geometry import FrameChange
 from MedGenSlicerLib.quick_jobs import QuickJob
 
@@ -75,7 +75,7 @@ class LiveSlice:
         """What a request depends on."""
         state, method = self.panel.state, self.panel.method
         names = [p.name for p in self._spec(method).parameters if p.name not in POINT]
-        inputs = tuple((name, node.GetID()) for name, nodes in self._inputs().items() for node in nodes)
+        inputs = tuple((name, _content(node)) for name, nodes in self._inputs().items() for node in nodes)
         point = tuple(round(x, 1) for x in self._point()) if method.id != PREVIEWS[method.id] else ()
         return method.id, inputs, tuple(state.value(method, name) for name in names), point
 
@@ -146,7 +146,7 @@ class LiveSlice:
     def _copy_steps(
         self, preview: MethodSpec, inputs: dict[str, list[Any]], segments: dict[str, str]
     ) -> Iterator[None]:
-        state = [(n, node.GetID(), node.GetMTime(), segments[n]) for n, nodes in inputs.items() for node in nodes]
+        state = [(n, _content(node), segments[n]) for n, nodes in inputs.items() for node in nodes]
         if state == self._images[0]:
             return
         images = {}
@@ -193,9 +193,13 @@ class LiveSlice:
 
 
 def _content(node: Any) -> tuple[Any, ...]:
-    """Changes whenever what the node holds does."""
-    held = node.GetImageData() if node.IsA("vtkMRMLVolumeNode") else node.GetSegmentation()
-    return node.GetID(), node.GetMTime(), held.GetMTime() if held is not None else 0
+    """Changes whenever what a volume or a segmentation holds does: a stroke does not change the node itself."""
+    if node.IsA("vtkMRMLVolumeNode"):
+        held = [node.GetImageData()]
+    else:
+        layers = range(node.GetSegmentation().GetNumberOfLayers(correction.binary_name()))
+        held = [node.GetSegmentation().GetLayerDataObject(i, correction.binary_name()) for i in layers]
+    return (node.GetID(), node.GetMTime(), *(each.GetMTime() for each in held if each is not None))
 
 
 def _words(report: dict[str, Any], seconds: float) -> str:

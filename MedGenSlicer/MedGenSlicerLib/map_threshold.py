@@ -121,7 +121,7 @@ class MapThreshold:
         if node is not None:
             made: list[Any] = []
             work = _segment_steps(node, self.threshold(), float(self.smallest.property("value")), made)
-            self._stop = steps.run(work, lambda: self._made(made[0]))
+            self._stop = steps.run(work, lambda: made and self._made(made[0]))
 
     def cleanup(self) -> None:
         if self._stop is not None:
@@ -160,7 +160,7 @@ def _otsu(node: Any) -> float:
 
 
 def _segment_steps(node: Any, threshold: float, smallest_mm3: float, made: list[Any]) -> Iterator[None]:
-    """A new segmentation beside the map, with its provenance; appended to `made`."""
+    """A new segmentation beside the map, with its provenance; appended to `made`, unless the scene was closed."""
     image = yield from node_bridge.volume_steps(node)
     yield
     mask = sitk.Cast(image, sitk.sitkFloat32) > threshold
@@ -168,6 +168,8 @@ def _segment_steps(node: Any, threshold: float, smallest_mm3: float, made: list[
     voxels = max(1, round(smallest_mm3 / float(np.prod(image.GetSpacing()))))
     pieces = sitk.RelabelComponent(sitk.ConnectedComponent(mask), minimumObjectSize=voxels)
     yield
+    if node.GetScene() is None:
+        return
     record = RunRecord(node.GetAttribute("MedGen.method") or "", _("threshold by hand"))
     reference = provenance.reference_of(node)
     if reference is not None:

@@ -156,6 +156,31 @@ def test_a_moved_guidance_redraws_the_shown_slice_from_the_cache(driver, opened)
     assert views.composite("MedGenMiddle").GetBackgroundVolumeID() == by_output(panel)["healthy_FLAIR"].GetID()
 
 
+def test_a_stroke_in_the_brain_mask_redraws_the_shown_slice(driver, opened):
+    import slicer
+
+    from MedGenSlicerLib import live_slice
+
+    panel = opened(**QUICK)
+    image, tools = panel.inputs.reference(), panel.tools
+    mask = driver.scene.AddNewNodeByClass("vtkMRMLSegmentationNode", "Brain")
+    segment = mask.GetSegmentation().AddEmptySegment("brain")
+    inside = (voxels(image) > 0).astype(np.uint8)
+    slicer.util.updateSegmentBinaryLabelmapFromArray(inside, mask, segment, image)
+    panel.inputs.rows["brain"].selector.setCurrentNode(mask)
+    tools.live.setChecked(True)
+    driver.wait(lambda: tools.live_slice.node(live_slice.MAP) is not None, 60)
+    driver.process(1000)  # the views turn to the slice
+    driver.wait(lambda: tools.live_slice.job is None, 60)
+    driver.process(1000)
+    assert tools.live_slice.job is None  # nothing has changed: nothing is asked for again
+    before = voxels(tools.live_slice.node(live_slice.HEALTHY)).copy()
+    inside[:, :, :32] = 0
+    slicer.util.updateSegmentBinaryLabelmapFromArray(inside, mask, segment, image)
+    driver.wait(lambda: not np.array_equal(voxels(tools.live_slice.node(live_slice.HEALTHY)), before), 60)
+    assert not voxels(tools.live_slice.node(live_slice.HEALTHY))[:, :, :30].any()
+
+
 def test_scene_close_while_a_slice_is_redrawn_leaves_nothing(driver, opened):
     from MedGenSlicerLib import live_slice
 
@@ -236,6 +261,28 @@ def test_a_lesion_is_drawn_into_a_ball_and_called_synthetic(driver, opened):
     made = by_output(panel)
     assert provenance.is_synthetic(made["edited_FLAIR"]) and "(synthetic)" in made["edited_FLAIR"].GetName()
     assert panel.tools.triple() == (panel.inputs.reference(), made["edited_FLAIR"], made["difference"])
+    assert not panel.state.input_node("region").GetDisplayNode().GetVisibility2DFill()  # the lesion is seen through it
+    driver.process(200)
+    height = views.slice_plane("MedGenLeft")[0][2]
+    change = voxels(made["difference"]).sum((1, 2))
+    assert abs(height - (-70 + 14 * int(change.argmax()))) < 1  # the slice that changed most
+
+
+def test_a_closed_scene_gets_no_ball_and_no_segment(driver, opened):
+    from MedGenSlicerLib.map_threshold import MapThreshold
+
+    panel = opened("diffusion_edit", **QUICK)
+    panel.extra.make_ball()
+    driver.scene.Clear(False)
+    driver.process(500)
+    assert driver.scene.GetFirstNodeByClass("vtkMRMLSegmentationNode") is None
+    change = driver.head("a map")
+    cut = MapThreshold(panel.log_button.layout(), lambda: [change], pytest.fail)
+    cut.update()
+    cut.start()
+    driver.scene.Clear(False)
+    driver.process(500)
+    assert driver.scene.GetFirstNodeByClass("vtkMRMLSegmentationNode") is None
 
 
 def test_a_whole_volume_tells_its_slices_and_is_cancelled(driver, opened):

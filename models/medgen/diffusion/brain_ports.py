@@ -16,7 +16,7 @@ INPUTS: tuple[Port, ...] = (
     ),
     Mask("brain", "Brain mask", required=False, help="Needed where the skull is still on."),
 )
-REGION: Port = ROI("roi", "Region", required=False, help="A box: only what lies in it is worked on.")
+REGION: Port = ROI("roi", "Box to work in", required=False, help="Only what lies in it is worked on.")
 RANGE = (
     Float("from_mm", "From", 0.0, "The lowest slice that is worked on: so far above the brain's lowest, as the plot of "
           "P(diseased) counts.", unit="mm", minimum=0.0, maximum=1000.0, step=5.0, advanced=True),
