@@ -45,7 +45,7 @@ SPEC = MethodSpec(
         Choice("edit", "Edit", "region", "What is asked for.",
                options={"region": "paint a lesion into the region", "size": "bring the lesion to a size",
                         "grow": "grow", "shrink": "shrink"}),
-        Float("size", "Wanted size", 5.0, "For 'bring the lesion to a size': its share of the brain in the slice.", unit="%",
+        Float("size", "Wanted size", 5.0, "For 'bring the lesion to a size': its share of the slice's brain.", unit="%",
               minimum=0.0, maximum=40.0, step=1.0),
         Float("strength", "Strength", 1.0, "Of the guidance; 1 is what did well on rendered slices.", minimum=0.01,
               maximum=100.0, step=0.5),
