@@ -19,7 +19,7 @@ from medgen.imaging.xray_set import load_xrays
 from medgen.method import Context
 from medgen.methods.descargan import infer
 from medgen.methods.descargan.net import Discriminator, Generator
-from medgen.methods.descargan.train import DescarganStep, train
+from medgen.methods.descargan.train import DescarganStep, settle, train
 from medgen.shared_data import shared_folder
 
 SPEC = find_method("descargan")
@@ -53,8 +53,9 @@ def test_branches_differ_and_share_all_but_their_last_blocks() -> None:
 
 def test_critic_wants_real_above_fake_and_slopes_of_one() -> None:
     torch.manual_seed(0)
-    step = DescarganStep(Generator(4), Discriminator(2, 64), 1e-3)
-    image, label = torch.rand(4, 1, 64, 64) * 2 - 1, torch.tensor([0, 1, 0, 1])
+    step = DescarganStep(Generator(4), Discriminator(2, 64), 3e-3)
+    image, label = torch.full((4, 1, 64, 64), -1.0), torch.tensor([0, 1, 0, 1])
+    image[:, :, 16:48, 16:48] = 0.5
     seen: list[str] = []
 
     def update(name: str, loss: torch.Tensor) -> None:
@@ -64,10 +65,46 @@ def test_critic_wants_real_above_fake_and_slopes_of_one() -> None:
         loss.backward()
         optimizer.step()
 
-    losses = [step.run({"image": image, "label": label, "number": n}, update)["discriminator"] for n in range(10)]
-    assert seen.count("discriminator") == 10
-    assert seen.count("generator") == 2  # every fifth
-    assert losses[-1] < losses[0]
+    found = [step.run({"image": image, "label": label, "number": n}, update) for n in range(30)]
+    assert seen.count("discriminator") == 30
+    assert seen.count("generator") == 6  # every fifth
+    assert found[-1]["distance"] > 1 > found[0]["distance"]
+    assert found[-1]["penalty"] < 0.5 < found[0]["penalty"]
+    assert {"adversarial", "identity", "reconstruction", "class_g"} <= found[4].keys()
+
+
+def test_images_wanted_as_either_class_go_through_together() -> None:
+    torch.manual_seed(0)
+    generator, x = Generator(4).eval(), torch.rand(4, 1, 64, 64) * 2 - 1
+    mixed = generator(x, torch.tensor([1, 0, 0, 1]))
+    for row, wanted in enumerate((1, 0, 0, 1)):
+        assert torch.allclose(mixed[row], generator(x, wanted)[row], atol=1e-5)
+
+
+def test_a_new_generator_draws_images_as_dark_and_as_varied_as_the_data() -> None:
+    torch.manual_seed(0)
+    data = torch.full((8, 1, 64, 64), -1.0)  # a slice: mostly black
+    data[:, :, 20:40, 20:40] = torch.rand(8, 1, 20, 20) * 0.4 - 0.4
+    generator = Generator(4)
+    generator.start_at(data)
+    drawn = generator(data, torch.arange(8) % 2)
+    before, wanted = torch.atanh(drawn.clamp(-0.9999, 0.9999)), torch.atanh(data.clamp(-0.99, 0.99))
+    assert torch.isclose(before.mean(), wanted.mean(), atol=0.1)
+    assert torch.isclose(before.std(), wanted.std(), atol=0.3)
+
+
+def test_settled_normalisation_draws_in_use_as_in_training() -> None:
+    torch.manual_seed(0)
+    generator, x = Generator(4), torch.rand(8, 1, 64, 64) - 1
+    wanted = torch.arange(2).repeat_interleave(8)
+    with torch.no_grad():
+        trained = generator(torch.cat([x, x]), wanted)
+        generator.eval()
+        unsettled = generator(torch.cat([x, x]), wanted)
+        settle(generator, [x])
+        settled = generator(torch.cat([x, x]), wanted)
+    assert not generator.training
+    assert (settled - trained).abs().mean() < 0.02 < (unsettled - trained).abs().mean()
 
 
 @pytest.fixture(scope="module")

@@ -79,7 +79,7 @@ def load(path: Path, device: str) -> tuple[Generator, Discriminator, Size, str]:
     fields = json.loads(text)
     kind = fields.pop("kind")
     size = Size(**fields)
-    networks = (Generator(size.generator_width), Discriminator(size.discriminator_width, size.side))
+    networks = size.networks()
     networks[1].critics = nn.ModuleList()  # only training needs them, and they are not in the file
     for network, name in zip(networks, ("generator.", "discriminator."), strict=True):
         own = {

@@ -33,7 +33,7 @@ from medgen.methods.descargan.infer import networks_of, redraw, smoothed
 from medgen.methods.descargan.net import Discriminator, Generator
 from medgen.methods.descargan.phantom import Pairs, draw_pairs
 from medgen.methods.descargan.spec import SPEC
-from medgen.methods.descargan.train import DescarganStep, Weights
+from medgen.methods.descargan.train import DescarganStep, Weights, settle
 from medgen.metrics.overlap import dice
 from medgen.metrics.ranking import auroc
 from medgen.proofs import Mode, check, verdict
@@ -162,7 +162,9 @@ def _flair_inside(slices: Float32, brain: npt.NDArray[np.bool_]) -> Float32:
 def trained(learnt: Pairs, options: dict[str, bool], weights: Weights, steps: int, seed: int) -> nn.Module:
     """The generator after so many steps of the discriminator."""
     torch.manual_seed(seed)
-    step = DescarganStep(Generator(WIDTH, **options), Discriminator(WIDTH // 2, SIDE), 3e-4, weights)
+    generator = Generator(WIDTH, **options)
+    generator.start_at(torch.from_numpy(np.concatenate([learnt.healthy, learnt.diseased])))
+    step = DescarganStep(generator, Discriminator(WIDTH // 2, SIDE), 3e-4, weights)
     label = torch.arange(BATCH) % 2
 
     def sample(number: int) -> dict[str, Any]:
@@ -177,21 +179,10 @@ def trained(learnt: Pairs, options: dict[str, bool], weights: Weights, steps: in
     plan = LoopConfig(steps, seed, "cpu", "bf16-mixed", ema_decay=0.995, clip_norm=10.0, checkpoint_every=steps)
     with tempfile.TemporaryDirectory() as folder:
         outcome = train_loop(step, sample, Path(folder), plan)
-    return settled(outcome.networks["generator"], learnt)
-
-
-@torch.no_grad()
-def settled(generator: nn.Module, learnt: Pairs) -> nn.Module:
-    """Batch normalisation measured anew: with momentum 0.01 the running figures lag behind a short training."""
-    norms = [module for module in generator.modules() if isinstance(module, nn.BatchNorm2d)]
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # a plain mean
-    generator.train()
-    for start in range(0, 100, BATCH):
-        for images in (learnt.healthy, learnt.diseased):
-            generator(torch.from_numpy(images[start : start + BATCH]), 0)
-    return generator.eval()
+    averaged = outcome.networks["generator"]
+    piles = (learnt.healthy, learnt.diseased)
+    settle(averaged, [torch.from_numpy(pile[n : n + BATCH]) for n in range(0, 100, BATCH) for pile in piles])
+    return averaged
 
 
 def autoencoder(learnt: Pairs, steps: int, seed: int) -> nn.Module:
