@@ -43,12 +43,20 @@ def with_further_names(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor
 
 
 def results_folder(
-    root: Path, configuration: str = "3d_lowres", *, channels: int = 1, regions: bool = False, folds: int = 1
+    root: Path,
+    configuration: str = "3d_lowres",
+    *,
+    channels: int = 1,
+    regions: bool = False,
+    folds: int = 1,
+    norm: str = "InstanceNorm3d",
 ) -> Path:
     """As nnU-Net's training leaves it, with untrained weights; made without nnU-Net."""
     plan = plans(channels)
     chosen = {**plan["configurations"]["3d_fullres"], **plan["configurations"][configuration]}
     architecture = chosen["architecture"]
+    if norm == "BatchNorm3d":
+        architecture["arch_kwargs"]["norm_op"] = "torch.nn.modules.batchnorm.BatchNorm3d"
     inputs = channels + (3 if chosen.get("previous_stage") else 0)
     folder = root / f"nnUNetTrainer__nnUNetPlans__{configuration}"
     for fold in range(folds):
@@ -104,6 +112,12 @@ def test_a_results_folder_is_a_method(configuration: str, options: dict[str, Any
     assert len(np.unique(sitk.GetArrayViewFromImage(result))) > 1
     once = segment(spec, inputs, fold="0", mirroring=False)
     assert (sitk.GetArrayFromImage(once) != sitk.GetArrayFromImage(result)).any()
+
+
+def test_a_model_with_batch_normalisation_is_imported(tmp_path: Path) -> None:
+    """Its state counts batches in a tensor without axes."""
+    spec = import_nnunet(results_folder(tmp_path, norm="BatchNorm3d"))
+    assert segment(spec, images(), mirroring=False).GetSize() == images()[0].GetSize()
 
 
 def test_another_model_of_the_same_name_replaces_nothing(tmp_path: Path) -> None:

@@ -319,7 +319,7 @@ def _digest(model: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> st
     """Tells models of the same name apart."""
     digest = hashlib.sha256(json.dumps(model).encode())
     for name in sorted(tensors):
-        digest.update(tensors[name].contiguous().view(torch.uint8).numpy().data)
+        digest.update(tensors[name].reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()[:6]
 
 
