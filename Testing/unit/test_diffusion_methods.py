@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -20,7 +20,8 @@ from medgen.diffusion.networks import joined_state, layouts_of, load_networks
 from medgen.errors import BadInput
 from medgen.imaging.geometry import Grid, from_array, to_array
 from medgen.imaging.phantoms import insert_lesions, render_mr, strip_skull
-from medgen.method import Context
+from medgen.io import write_value
+from medgen.method import Context, SilentProgress
 from medgen.methods.diffusion_edit import infer as edit
 from medgen.methods.diffusion_edit.train import lesion_share
 from medgen.methods.diffusion_edit.train import train as train_edit
@@ -155,9 +156,9 @@ def region_on(flair: sitk.Image) -> sitk.Image:
     return from_array(near.reshape(z.shape).astype(np.uint8), flair)
 
 
-def change(inputs: dict[str, Any], weights: Path, **parameters: Any) -> dict[str, Any]:
+def change(inputs: dict[str, Any], weights: Path, context: Context | None = None, **parameters: Any) -> dict[str, Any]:
     chosen = EDIT.check_parameters({"steps": 3, "noise_level": 200, **parameters})
-    return edit.run(inputs, chosen, Context(weights=weights))
+    return edit.run(inputs, chosen, context or Context(weights=weights))
 
 
 def test_painting_changes_the_slices_of_the_region_only(
@@ -203,6 +204,84 @@ def test_sizes_are_edited_where_there_is_a_lesion(
     sizes["given"] = np.zeros(5, np.float32)
     with pytest.raises(BadInput, match="No slice shows a lesion"):
         change({"FLAIR": flair}, edit_weights, edit=what)
+
+
+class Bright(torch.nn.Module):
+    """A segmenter that takes bright pixels of FLAIR for lesion, as no network of three steps would."""
+
+    def forward(self, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        return 20 * (x[:, 3:] - 0.6)
+
+
+SERIES = {"edit": "size", "size": 0.0, "last_size": 20.0, "sizes": 3}
+
+
+def test_a_series_is_encoded_once_and_decoded_for_every_size(
+    flair: sitk.Image, edit_weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []  # slices in every evaluation of the noise network
+    networks = load_networks(edit_weights, "cpu") | {"segmenter": Bright(), "judge": Bright()}
+    networks["denoiser"].register_forward_pre_hook(lambda _network, arguments: seen.append(len(arguments[0])))
+    monkeypatch.setattr(edit, "networks_of", lambda _context: networks)
+    cache: dict[Any, Any] = {}
+
+    def evaluations(**parameters: Any) -> tuple[int, dict[str, Any]]:
+        seen.clear()
+        result = change({"FLAIR": flair}, edit_weights, Context(weights=edit_weights, cache=cache), **parameters)
+        return sum(seen), result
+
+    cold, one = evaluations(edit="size", size=10.0)
+    warm, _ = evaluations(edit="size", size=10.0, strength=2.0)  # decodes only
+    three, series = evaluations(**SERIES)
+    assert warm < cold and three == 3 * warm
+    assert set(series) == {"edited_FLAIR", "difference", "chance", "sizes", "report"}
+    assert set(series) <= {port.name for port in EDIT.outputs}
+    assert list(series["edited_FLAIR"]) == list(series["chance"]) == [0.0, 10.0, 20.0]
+    assert all(Grid.of(image) == Grid.of(flair) for image in series["edited_FLAIR"].values())
+    assert np.allclose(to_array(series["edited_FLAIR"][10.0]), to_array(one["edited_FLAIR"]), atol=1e-4)
+    cache.clear()
+    assert evaluations(**SERIES)[0] == cold + 2 * warm
+
+
+def test_the_table_of_a_series_tells_what_the_judge_sees_of_every_size(
+    flair: sitk.Image, edit_weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    networks = load_networks(edit_weights, "cpu") | {"segmenter": Bright(), "judge": Bright()}
+    monkeypatch.setattr(edit, "networks_of", lambda _context: networks)
+    series = change({"FLAIR": flair}, edit_weights, **SERIES)
+    table = series["sizes"]
+    assert list(table) == ["wanted, %", "reached, %", "before, %", "change outside"]
+    assert table["wanted, %"] == [0.0, 10.0, 20.0]
+    assert len(set(table["before, %"])) == 1 and table["before, %"][0] > 0
+    assert table["reached, %"] == sorted(table["reached, %"]) and table["reached, %"][2] > table["reached, %"][0]
+    assert all(value >= 0 for value in table["change outside"])
+    rows = len(series["report"]["slice"]) // 3
+    assert series["report"]["size wanted"] == [0.0] * rows + [0.1] * rows + [0.2] * rows
+
+
+def test_a_series_needs_two_sizes_and_other_edits_say_that_they_make_none(
+    flair: sitk.Image, edit_weights: Path
+) -> None:
+    with pytest.raises(BadInput, match="further apart"):
+        change({"FLAIR": flair}, edit_weights, edit="size", size=5.0, last_size=5.0, sizes=2)
+
+    class Heard(SilentProgress):
+        sentences: ClassVar[list[str]] = []
+
+        def notice(self, sentence: str) -> None:
+            self.sentences.append(sentence)
+
+    context = Context(Heard(), weights=edit_weights)
+    result = change({"FLAIR": flair, "region": region_on(flair)}, edit_weights, context, edit="region", sizes=3)
+    assert isinstance(result["edited_FLAIR"], sitk.Image) and "makes a series" in Heard.sentences[0]
+
+
+def test_a_series_is_written_as_a_file_for_every_size_in_order(flair: sitk.Image, tmp_path: Path) -> None:
+    port = next(port for port in EDIT.outputs if port.name == "edited_FLAIR")
+    files = write_value(port, {20.0: flair * 2, 2.5: flair, 0.0: flair * 0}, tmp_path)
+    assert [path.name for path in files] == [f"edited_FLAIR_{text}.nii.gz" for text in ("00", "02.5", "20")]
+    assert files == sorted(tmp_path.iterdir())
+    assert np.array_equal(to_array(sitk.ReadImage(str(files[2]))), 2 * to_array(flair))
 
 
 def test_what_an_edit_file_lacks_comes_from_the_weights_of_other_methods(

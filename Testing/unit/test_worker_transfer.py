@@ -103,6 +103,14 @@ def test_other_kinds(session: str) -> None:
     assert arrived == values
 
 
+def test_a_series_keeps_its_numbers(session: str) -> None:
+    series = {0.0: sitk.Image(4, 3, 2, sitk.sitkInt16), 2.5: sitk.Image(4, 3, 2, sitk.sitkFloat32) + 1}
+    arrived = there_and_back({"series": series}, session)["series"]
+    assert list(arrived) == [0.0, 2.5]
+    for number, image in series.items():
+        assert_same_image(arrived[number], image)
+
+
 def test_label_object_images_are_refused(session: str) -> None:
     with pytest.raises(BadInput, match="cannot be sent"):
         drain(pack({"x": sitk.Image(2, 2, 2, sitk.sitkLabelUInt8)}, Blocks(session, 0, "i")))

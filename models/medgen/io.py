@@ -10,7 +10,7 @@ import csv
 import gzip
 import json
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -236,7 +236,11 @@ def _write_points(points: list[list[float]], path: Path) -> None:
 
 
 def _write_picture(image: Any, folder: Path, name: str) -> list[Path]:
-    """An image or a sequence: PNG where it is flat with 8 bits, else NIfTI (frames joined along the last axis)."""
+    """An image or a sequence: PNG where it is flat with 8 bits, else NIfTI (frames joined along the last axis). Of a
+    series a file for each number, with which its name ends."""
+    if isinstance(image, dict):
+        files = (_write_picture(image[number], folder, f"{name}_{text}") for number, text in _sortable(image).items())
+        return [path for made in files for path in made]
     if isinstance(image, list):  # frames that are volumes of one slice are joined as the flat pictures that they hold
         frames = [f[:, :, 0] if f.GetDimension() == 3 and f.GetSize()[2] == 1 else f for f in image]
         image = sitk.JoinSeries(frames) if len(frames) > 1 else frames[0]
@@ -244,6 +248,13 @@ def _write_picture(image: Any, folder: Path, name: str) -> list[Path]:
     path = folder / (name + (".png" if flat else ".nii.gz"))
     write_image(image, path)
     return [path]
+
+
+def _sortable(numbers: Iterable[float]) -> dict[float, str]:
+    """Each as a text, in their order; padded with zeros, so that files sort by number."""
+    texts = {number: f"{number:g}".partition(".") for number in sorted(numbers)}
+    width = max(len(whole) for whole, _, _ in texts.values())
+    return {number: whole.zfill(width) + point + rest for number, (whole, point, rest) in texts.items()}
 
 
 def _as_file(write: Callable[[Any, Path], object], suffix: str) -> Callable[[Any, Path, str], list[Path]]:

@@ -29,9 +29,9 @@ def toward_class(network: Network, wanted: int, scale: float) -> Guide:
     return lambda x, t: scale * _gradient(x, t, lambda y, s: F.log_softmax(network(y, s), dim=1)[:, wanted])
 
 
-def toward_value(network: Network, wanted: float, scale: float) -> Guide:
+def toward_value(network: Network, wanted: float | Tensor, scale: float) -> Guide:
     """scale * (wanted - R) * gradient of R: the pull weakens near the goal and turns round beyond it (Wolleb et al.,
-    arXiv 2204.02641, algorithm 1)."""
+    arXiv 2204.02641, algorithm 1). wanted: one value, or [n], one for each image."""
     return lambda x, t: scale * _gradient(x, t, lambda y, s: -0.5 * (wanted - network(y, s)[:, 0]) ** 2)
 
 

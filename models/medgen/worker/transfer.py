@@ -191,6 +191,9 @@ def _pack_value(value: Any, blocks: Blocks) -> Generator[None, None, dict[str, A
         for image in value:
             items.append((yield from _pack_image(image, blocks)))
         return {"kind": "images", "items": items}
+    if isinstance(value, dict) and value and is_image(next(iter(value.values()))):
+        images = yield from _pack_value(list(value.values()), blocks)
+        return {"kind": "series", "numbers": list(value), "images": images}
     return {"kind": "json", "value": value}
 
 
@@ -237,6 +240,9 @@ def _unpack_value(description: dict[str, Any], blocks: Blocks) -> Generator[None
         for item in description["items"]:
             images.append((yield from _unpack_image(item, blocks)))
         return images
+    if kind == "series":
+        images = yield from _unpack_value(description["images"], blocks)
+        return dict(zip(description["numbers"], images))
     if kind == "blob":
         size = description["size"]
         return blocks.open(description["block"], size).bytes(size) if size else b""

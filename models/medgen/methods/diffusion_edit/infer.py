@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
@@ -40,8 +41,10 @@ Mask = npt.NDArray[np.bool_]
 
 def run(inputs: dict[str, Any], parameters: dict[str, Any], context: Context) -> dict[str, Any]:
     """inputs: any of FLAIR, T2, T1, T1c, brain, and region. outputs: as the spec says, all images on the grid of the
-    first sequence there is. Raises BadInput where there is nothing to edit."""
-    edit = parameters["edit"]
+    first sequence there is; of a series {size in %: image}. Raises BadInput where there is nothing to edit."""
+    edit, sizes = parameters["edit"], wanted_sizes(parameters)
+    if edit != "size" and parameters["sizes"] > 1:
+        context.progress.notice("Only 'bring the lesion to a size' makes a series; this is one image.")
     if edit == "region" and "region" not in inputs:
         raise BadInput("Paint or choose the region that the lesion shall fill.")
     context.progress.report("Loading the networks", 0.0)
@@ -56,17 +59,34 @@ def run(inputs: dict[str, Any], parameters: dict[str, Any], context: Context) ->
     rows = rows_to_edit(edit, within, region, before)
     setting = Setting(parameters["noise_level"], min(parameters["steps"], parameters["noise_level"]),
                       parameters["solver"])  # fmt: skip
-    edited = study.slices.copy()
-    edited[rows], error = translate(
-        study.slices[rows], networks, setting, labels_of(edit, parameters["label"]),
-        lambda part: [
-            guide_of(parameters, networks, region[rows][part], study.brain[rows][part], context.device)
-        ],
-        context,
-    )  # fmt: skip
-    edited = np.clip(edited, 0, 1) * study.brain[:, None]
+    each, wanted = np.tile(rows, len(sizes)), np.repeat(sizes, len(rows))  # row and size of every decoded slice
+
+    def guides_of(part: slice) -> list[Guide]:
+        asked = {**parameters, "size": wanted[part]}
+        return [guide_of(asked, networks, region[each[part]], study.brain[each[part]], context.device)]
+
+    drawn, error = translate(
+        study.slices[rows], networks, setting, labels_of(edit, parameters["label"]), guides_of, context, len(sizes)
+    )
     context.progress.report("Measuring the edit", 0.95)
-    return outputs_of(study, edited, region, rows, parameters, before, networks, context, error)
+    job = Job(study, region, rows, before, networks, context, error)
+    redrawn = np.split(drawn, len(sizes))
+    if len(sizes) == 1:
+        edited = job.whole(redrawn[0])
+        lesion = job.chance(edited) > 0.5
+        return outputs_of(job, edited, lesion, parameters) | {"lesion": study.to_scan(lesion.astype(np.uint8))}
+    return series_of(job, [(size, job.whole(part)) for size, part in zip(sizes, redrawn, strict=True)], parameters)
+
+
+def wanted_sizes(parameters: dict[str, Any]) -> list[float]:
+    """In %: one, or those of a series, evenly from the first to the last. Raises BadInput where these are the same."""
+    first, last, count = parameters["size"], parameters["last_size"], parameters["sizes"]
+    if parameters["edit"] != "size" or count == 1:
+        return [first]
+    sizes = [round(size, 2) for size in np.linspace(first, last, count).tolist()]
+    if len(set(sizes)) < count:
+        raise BadInput("The wanted size and the last size of a series must lie further apart.")
+    return sizes
 
 
 def labels_of(edit: str, told: str) -> tuple[int, int]:
@@ -119,7 +139,12 @@ def predicted_sizes(slices: Float32, brain: Mask, networks: dict[str, nn.Module]
 
 def seen_lesion(slices: Float32, network: nn.Module, context: Context) -> Mask:
     """[n, h, w]: the lesion as a segmenter sees it in slices without noise."""
-    return _in_batches(lambda x, _part: network(x, _without_noise(x)), slices, context)[:, 0] > 0
+    return lesion_chance(slices, network, context) > 0.5
+
+
+def lesion_chance(slices: Float32, network: nn.Module, context: Context) -> Float32:
+    """[n, h, w], 0 to 1: how sure a segmenter is of lesion in slices without noise."""
+    return _in_batches(lambda x, _part: network(x, _without_noise(x)).sigmoid(), slices, context)[:, 0]
 
 
 @torch.no_grad()
@@ -139,14 +164,15 @@ def _without_noise(x: Tensor) -> Tensor:
 def guide_of(
     parameters: dict[str, Any], networks: dict[str, nn.Module], region: Mask, brain: Mask, device: str
 ) -> Guide:
-    """region, brain: of the slices in the batch, [n, h, w]."""
+    """region, brain: of the slices in the batch, [n, h, w]; the parameter size may be [n] too."""
     edit, strength = parameters["edit"], parameters["strength"]
     if edit == "region":
         wanted = torch.from_numpy(region[:, None].astype(np.float32)).to(device)
         return toward_mask(_call(networks["segmenter"]), wanted, strength * MASK_SCALE)
     share = share_seen(networks, brain, device)
     if edit == "size":
-        return toward_value(share, parameters["size"] / 100, strength * SIZE_SCALE)
+        wanted = torch.as_tensor(parameters["size"] / 100, dtype=torch.float32, device=device)
+        return toward_value(share, wanted, strength * SIZE_SCALE)
     return more_or_less(share, 1.0 if edit == "grow" else -1.0, strength * SIZE_SCALE)
 
 
@@ -171,54 +197,108 @@ def translate(
     labels: tuple[int, int],
     guides_of: Callable[[slice], list[Guide]],
     context: Context,
+    copies: int = 1,
 ) -> tuple[Float32, float]:
-    """The edited slices [n, 4, h, w] and the round-trip error without guidance. labels: on the way in and out."""
+    """The edited slices [copies * n, 4, h, w], copy by copy, and the round-trip error without guidance. Slices are
+    encoded once however many copies are decoded. labels: on the way in and out; guides_of: of a range of the copies."""
     denoiser = cast(DiffusionUNet, networks["denoiser"])
     encoder, decoder = (NoiseNetwork(denoiser, label=label) for label in labels)
     translator = Translator(decoder, setting, context, encoder)
     x = torch.from_numpy(slices)
     latents = translator.encode(x, lambda f: context.progress.report("Encoding", 0.05 + 0.35 * f))
-    drawn = translator.decode(latents, guides_of, lambda f: context.progress.report("Redrawing", 0.4 + 0.5 * f))
+    drawn = translator.decode(
+        latents.repeat(copies, 1, 1, 1), guides_of, lambda f: context.progress.report("Redrawing", 0.4 + 0.5 * f)
+    )
     return drawn.numpy(), translator.round_trip(x, latents)
 
 
-def outputs_of(
-    study: BrainStudy,
-    edited: Float32,
-    region: Mask,
-    rows: npt.NDArray[np.int64],
-    parameters: dict[str, Any],
-    before: Float32,
-    networks: dict[str, nn.Module],
-    context: Context,
-    error: float,
-) -> dict[str, Any]:
-    present = np.array(study.present)
-    change = np.abs(edited - study.slices)[:, present].sum(1)
-    reached = predicted_sizes(edited[rows], study.brain[rows], networks, context)
-    lesion = np.zeros_like(study.brain)
-    lesion[rows] = seen_lesion(edited[rows], networks["judge"], context) & study.brain[rows]
+@dataclass(frozen=True)
+class Job:
+    """What all edited images of a run share. rows: the slices that were edited; before: the sizes that the guide saw;
+    error: of the round trip."""
+
+    study: BrainStudy
+    region: Mask
+    rows: npt.NDArray[np.int64]
+    before: Float32
+    networks: dict[str, nn.Module]
+    context: Context
+    error: float
+
+    def whole(self, drawn: Float32) -> Float32:
+        """All slices [z, 4, h, w], those of the rows as drawn."""
+        edited = self.study.slices.copy()
+        edited[self.rows] = drawn
+        return np.clip(edited, 0, 1) * self.study.brain[:, None]
+
+    def chance(self, slices: Float32) -> Float32:
+        """[z, h, w]: of lesion in the rows of these slices, as the judge sees it; 0 elsewhere."""
+        found = np.zeros(self.study.brain.shape, np.float32)
+        found[self.rows] = lesion_chance(slices[self.rows], self.networks["judge"], self.context)
+        return found * self.study.brain
+
+    def change(self, edited: Float32) -> Float32:
+        """[z, h, w]: summed over the sequences that are there."""
+        present = np.array(self.study.present)
+        return np.asarray(np.abs(edited - self.study.slices)[:, present].sum(1))
+
+    def share(self, lesion: Mask) -> float:
+        """Of the lesion in the brain in %, mean over the rows."""
+        pixels = [mask[self.rows].reshape(len(self.rows), -1).sum(1) for mask in (lesion, self.study.brain)]
+        return float((pixels[0] / pixels[1]).mean() * 100)
+
+
+def outputs_of(job: Job, edited: Float32, lesion: Mask, parameters: dict[str, Any]) -> dict[str, Any]:
+    """The images and the report of one edit; lesion: as the judge sees it."""
+    study, rows, change = job.study, job.rows, job.change(edited)
+    reached = predicted_sizes(edited[rows], study.brain[rows], job.networks, job.context)
     report: dict[str, list[Any]] = {
         "slice": rows.tolist(),
-        "size before": before[rows].round(4).tolist(),
-        "size wanted": [parameters["size"] / 100 if parameters["edit"] == "size" else None] * len(rows),
+        "size before": job.before[rows].round(4).tolist(),
+        "size wanted": [round(parameters["size"] / 100, 4) if parameters["edit"] == "size" else None] * len(rows),
         "size reached": reached.round(4).tolist(),
     }
     if parameters["edit"] == "region":
-        report["Dice with the region"] = [round(dice(lesion[row], region[row]), 4) for row in rows]
-        report["change outside"] = [round(value, 4) for value in change_outside(change, region, study.brain, rows)]
-    report["round-trip error"] = [round(error, 4)] * len(rows)
-    outputs: dict[str, Any] = {
+        report["Dice with the region"] = [round(dice(lesion[row], job.region[row]), 4) for row in rows]
+        report["change outside"] = [round(v, 4) for v in change_outside(change, job.region, study.brain, rows)]
+    report["round-trip error"] = [round(job.error, 4)] * len(rows)
+    images = {
         f"edited_{name}": study.to_scan(edited[:, channel])
         for channel, name in enumerate(BRAIN_SEQUENCES)
         if study.present[channel]
     }
     return {
-        **outputs,
+        **images,
         "difference": study.to_scan(change),
-        "lesion": study.to_scan(lesion.astype(np.uint8)),
         "report": {name: values for name, values in report.items() if None not in values},
     }
+
+
+def series_of(job: Job, edits: list[tuple[float, Float32]], parameters: dict[str, Any]) -> dict[str, Any]:
+    """edits: size in %, slices. Images become {size: image}, reports stand one after the other, and a table tells what
+    the judge, who guided nothing, sees of every size."""
+    old, found = job.chance(job.study.slices) > 0.5, []
+    for size, edited in edits:
+        job.context.progress.raise_if_cancelled()
+        chance = job.chance(edited)
+        lesion = chance > 0.5
+        outside = change_outside(job.change(edited), lesion | old, job.study.brain, job.rows)
+        row = {
+            "wanted, %": size,
+            "reached, %": round(job.share(lesion), 2),
+            "before, %": round(job.share(old), 2),
+            "change outside": round(float(np.mean(outside)), 4),
+        }
+        outputs = outputs_of(job, edited, lesion, {**parameters, "size": size})
+        table = {name: [value] for name, value in row.items()}
+        found.append(outputs | {"chance": job.study.to_scan(chance), "sizes": table})
+    merged: dict[str, Any] = {}
+    for name, first in found[0].items():
+        if isinstance(first, sitk.Image):
+            merged[name] = {size: each[name] for (size, _), each in zip(edits, found, strict=True)}
+        else:
+            merged[name] = {column: [v for each in found for v in each[name][column]] for column in first}
+    return merged
 
 
 def change_outside(change: Float32, region: Mask, brain: Mask, rows: npt.NDArray[np.int64]) -> list[float]:

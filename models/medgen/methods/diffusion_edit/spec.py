@@ -13,7 +13,9 @@ from medgen.diffusion.brain_ports import (
     fitness,
     missing_weights,
 )
-from medgen.spec import Choice, Float, Image, Int, Label, LabelMap, Mask, MethodSpec, Paper, Table
+from medgen.spec import Axis, Choice, Float, Image, Int, Label, LabelMap, Mask, MethodSpec, Paper, Probability, Table
+
+SIZES = Axis("lesion size", "%")
 
 SPEC = MethodSpec(
     id="diffusion_edit",
@@ -31,14 +33,26 @@ SPEC = MethodSpec(
     run="medgen.methods.diffusion_edit.infer:run",
     inputs=(*INPUTS, Mask("region", "Region for the lesion", required=False, help="For 'paint a lesion in'."), REGION),
     outputs=(
-        *(Image(f"edited_{name}", f"Edited {title}", required=False, synthetic=True) for name, title in SEQUENCES),
-        Image("difference", "Difference", help="Sum over the sequences of the absolute change."),
+        *(
+            Image(f"edited_{name}", f"Edited {title}", required=False, synthetic=True, series=SIZES)
+            for name, title in SEQUENCES
+        ),
+        Image("difference", "Difference", help="Sum over the sequences of the absolute change.", series=SIZES),
         LabelMap(
             "lesion",
             "Lesion in the edited image",
+            required=False,
             labels=(Label(1, "Lesion (synthetic)", (230, 60, 40), LESION),),
             help="As a network that did not guide the edit sees it.",
         ),
+        Probability(
+            "chance",
+            "Chance of lesion",
+            required=False,
+            help="Of a series: how sure a network that did not guide the edits is of lesion.",
+            series=SIZES,
+        ),
+        Table("sizes", "Sizes", required=False, help="Of a series: mean over its slices, a row for each size."),
         Table("report", "Report"),
     ),
     parameters=(
@@ -46,6 +60,10 @@ SPEC = MethodSpec(
                options={"region": "paint a lesion into the region", "size": "bring the lesion to a size",
                         "grow": "grow", "shrink": "shrink"}),
         Float("size", "Wanted size", 5.0, "For 'bring the lesion to a size': its share of the slice's brain.", unit="%",
+              minimum=0.0, maximum=40.0, step=1.0),
+        Int("sizes", "Number of sizes", 1, "More than 1: a series of images, from the wanted size to the last one.",
+            minimum=1, maximum=20),
+        Float("last_size", "Last size", 20.0, "Of a series: the share of the slice's brain where it ends.", unit="%",
               minimum=0.0, maximum=40.0, step=1.0),
         Float("strength", "Strength", 1.0, "Of the guidance; 1 is what did well on rendered slices.", minimum=0.01,
               maximum=100.0, step=0.5),
