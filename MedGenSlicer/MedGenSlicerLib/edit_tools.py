@@ -64,8 +64,6 @@ class EditTools:
     def reason_off(self) -> str:
         """What the chosen edit needs."""
         state = self.panel.state
-        if self.panel.inputs.reference() is None:
-            return _("Choose at least one MR image.")
         if state is not None and state.value(self.panel.method, EDIT) == "region" and not state.input_nodes(REGION):
             return _("Paint the region for the lesion, or put a ball there.")
         return ""

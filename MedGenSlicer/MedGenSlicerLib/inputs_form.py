@@ -252,11 +252,14 @@ class InputsForm:
         finally:
             self.updating = False
 
-    def choose_likeliest(self, state: PanelState) -> None:
-        """Fills empty rows; never changes a choice."""
+    def choose_likeliest(self, state: PanelState, among: Optional[list[Any]] = None) -> None:
+        """Fills empty rows, with these nodes or with any; never changes a choice."""
         if self.method is None:
             return
         taken = [node for port in self.method.inputs for node in state.input_nodes(port.name)]
+        if among is not None:
+            offered = [node for port in self.method.inputs for node in input_guess.candidates(port)]
+            taken += [node for node in offered if node not in among]
         empty = [p for p in self.method.inputs if not takes_several(p) and not state.input_nodes(p.name)]
         while empty:
             offers = [(port, input_guess.likeliest(port, taken, self.method.inputs)) for port in empty]

@@ -8,13 +8,16 @@ from typing import Any, Optional
 
 import qt
 import slicer
+import vtk
 from slicer.ScriptedLoadableModule import ScriptedLoadableModuleLogic, ScriptedLoadableModuleWidget
 from slicer.util import VTKObservationMixin
 
 from medgen.errors import MedGenError
-from MedGenSlicerLib import jobs, method_catalogue, view_banner, views
+from MedGenSlicerLib import jobs, method_catalogue, provenance, view_banner, views
 from MedGenSlicerLib.panel import MethodPanel
 from MedGenSlicerLib.panel_state import PanelState, add_parameter_set, parameter_sets
+
+QUIET_MS = 300  # after the last node of what is loaded
 
 
 class MethodModuleWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
@@ -40,6 +43,26 @@ class MethodModuleWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.addObserver(scene, scene.StartCloseEvent, lambda *_a: self._leave_scene())
         self.addObserver(scene, scene.EndCloseEvent, lambda *_a: self.isEntered() and self.panel.enter())
         self.addObserver(scene, scene.EndImportEvent, lambda *_a: self.panel.scene_imported())
+        self._fresh: list[str] = []  # ids of volumes that came while the panel was shown
+        self._quiet = qt.QTimer()
+        self._quiet.setSingleShot(True)
+        self._quiet.setInterval(QUIET_MS)
+        self._quiet.timeout.connect(self._fill_inputs)
+        self.addObserver(scene, scene.NodeAddedEvent, self._node_added)
+
+    @vtk.calldata_type(vtk.VTK_OBJECT)
+    def _node_added(self, _caller: Any, _event: Any, node: Any) -> None:
+        if node is not None and node.IsA("vtkMRMLVolumeNode") and self.isEntered():
+            self._fresh.append(node.GetID())
+            self._quiet.start()
+
+    def _fill_inputs(self) -> None:
+        """An image that is loaded while the panel is shown goes to the input that waits for it; one that the user left
+        out stays out."""
+        found = [slicer.mrmlScene.GetNodeByID(node_id) for node_id in self._fresh]
+        self._fresh = []
+        if self.panel is not None and self.isEntered():
+            self.panel.fill_inputs([n for n in found if n is not None and not provenance.made_by_medgen(n)])
 
     def _leave_scene(self) -> None:
         """Nothing of the scene is held, and the views of a comparison, which has nothing left to show, go too."""
@@ -59,6 +82,7 @@ class MethodModuleWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def cleanup(self) -> None:
         self.removeObservers()
+        self._quiet.stop()
         if self.panel is not None:
             self.panel.cleanup()
             self.panel = None

@@ -16,7 +16,7 @@ from vtk import vtkCommand
 
 from medgen import weights
 from medgen.errors import MedGenError
-from medgen.spec import MethodSpec
+from medgen.spec import Image, MethodSpec
 from MedGenSlicerLib import correction, input_guess, jobs, panel_state, run_bar, steps, widgets
 from MedGenSlicerLib.frames import FrameRun
 from MedGenSlicerLib.inputs_form import InputsForm
@@ -121,9 +121,14 @@ class MethodPanel:
         if self.state is None or slicer.mrmlScene.GetNodeByID(self.state.node.GetID() or "none") is not self.state.node:
             known = panel_state.parameter_sets(self.module_name)
             self.follow(known[0] if known else panel_state.add_parameter_set(self.module_name))
-        self.inputs.choose_likeliest(self.state)
+        self.fill_inputs()
         self.update()
         self._check_results()
+
+    def fill_inputs(self, among: Optional[list[Any]] = None) -> None:
+        """Empty inputs get the likeliest nodes, of these or of all."""
+        if self.state is not None:
+            self.inputs.choose_likeliest(self.state, among)
 
     def scene_imported(self) -> None:
         """A loaded scene brings its own settings: they replace a set that nobody has touched."""
@@ -195,7 +200,7 @@ class MethodPanel:
         self.weights.setEnabled(len(names) > 1)
         if self.state is not None:
             self.state.method_id = method.id
-            self.inputs.choose_likeliest(self.state)
+            self.fill_inputs()
             self.update()
 
     @staticmethod
@@ -283,6 +288,9 @@ class MethodPanel:
         missing = self.inputs.missing()
         if missing:
             return _("Choose an input for: {names}.").format(names=", ".join(missing))
+        images = [port for port in self.method.inputs if isinstance(port, Image)]
+        if images and not any(port.required or port.name in self.inputs.inputs() for port in images):
+            return _("Choose at least one image.")
         if self.extra is not None and hasattr(self.extra, "reason_off"):
             return self.extra.reason_off()
         return ""

@@ -268,6 +268,52 @@ def test_a_lesion_is_drawn_into_a_ball_and_called_synthetic(driver, opened):
     assert abs(height - (-70 + 14 * int(change.argmax()))) < 1  # the slice that changed most
 
 
+def test_a_series_of_sizes_is_scrubbed_in_one_browser_and_called_synthetic(driver, opened):
+    import slicer
+
+    from MedGenSlicerLib import export_files, frames, provenance, views
+
+    panel = opened("diffusion_edit", **QUICK, edit="size", size=0.0, last_size=20.0, sizes=3, strength=100.0)
+    original = panel.inputs.reference()
+    moved = driver.scene.AddNewNodeByClass("vtkMRMLLinearTransformNode", "Moved")
+    original.SetAndObserveTransformNodeID(moved.GetID())
+    ticket = driver.run(panel, 240)
+    assert ticket.state == "finished", ticket.error
+    made = by_output(panel)
+    edited, change, chance = made["edited_FLAIR"], made["difference"], made["chance"]
+    browser, sequence = frames.browser_of(edited), frames.sequence_of(edited)
+    assert frames.browser_of(change) is browser and frames.browser_of(chance) is browser
+    assert (sequence.GetIndexName(), sequence.GetIndexUnit()) == ("lesion size", "%")
+    assert [sequence.GetNthIndexValue(i) for i in range(3)] == ["0", "10", "20"]
+    assert browser.GetSelectedItemNumber() == 2  # what the series leads to
+    assert "Lesion size 20 % (3 of 3)" in panel.tools.series.label.text()
+    seen = []
+    for number in range(3):
+        panel.tools.series.slider.setValue(number)
+        driver.process()
+        seen.append(voxels(edited).copy())
+        frame = sequence.GetNthDataNode(number)
+        assert np.array_equal(seen[-1], slicer.util.arrayFromVolume(frame))
+        for node in (edited, frame):
+            assert provenance.is_synthetic(node) and "(synthetic)" in node.GetName()
+        assert edited.GetAttribute("MedGen.method") == "diffusion_edit"
+        assert all(node.GetParentTransformNode() is moved for node in (edited, change, chance))
+        file = export_files.file_name(edited, export_files.formats(edited)[0])
+        assert file.endswith(f"_synthetic_lesion_size_{10 * number}.nii.gz")
+    assert not np.array_equal(seen[0], seen[2])
+    browser.SetSelectedItemNumber(1)  # as the toolbar of the application does
+    driver.wait(lambda: panel.tools.series.slider.value() == 1, 5)
+    assert panel.tools.triple() == (original, edited, change)
+    assert views.composite("MedGenMiddle").GetBackgroundVolumeID() == edited.GetID()
+    row = next(row for row in panel.results.rows if row.node() is edited)
+    assert "ynthetic" in row.banner.label.text()
+    table = panel.results.table
+    assert [table.item(r, 0).text() for r in range(table.rowCount())] == ["0", "10", "20"]
+    assert panel.tools.threshold.node() is chance and panel.tools.threshold.threshold() == 0.5
+    driver.click(panel.tools.threshold.make)  # a mask of the size that is shown
+    driver.wait(lambda: panel.state.results()[-1].GetAttribute("MedGen.output") == "threshold", 20)
+
+
 def test_a_closed_scene_gets_no_ball_and_no_segment(driver, opened):
     from MedGenSlicerLib.map_threshold import MapThreshold
 
@@ -292,6 +338,22 @@ def test_a_whole_volume_tells_its_slices_and_is_cancelled(driver, opened):
     driver.click(panel.run_bar.button)
     driver.wait(lambda: ticket.ended, 20)
     assert ticket.state == "cancelled" and not panel.state.results()
+
+
+def test_an_image_that_is_loaded_into_the_open_panel_is_chosen_and_none_cannot_run(driver):
+    panel = driver.open("MedGenAnomaly").panel
+    for method in ("diffusion_anomaly", "diffusion_edit"):
+        panel.chooser.choose(method)
+        driver.process()
+        assert panel.reason_off() == "Choose at least one image." and not panel.run_bar.button.isEnabled()
+    panel.chooser.choose("diffusion_anomaly")
+    node = driver.head("Patient FLAIR")
+    driver.wait(lambda: panel.state.input_node("FLAIR") is node, 10)
+    assert panel.reason_off() == "" and panel.run_bar.button.isEnabled()
+    panel.inputs.rows["FLAIR"].selector.setCurrentNode(None)
+    other = driver.head("Patient T2")
+    driver.wait(lambda: panel.state.input_node("T2") is other, 10)
+    assert panel.state.input_node("FLAIR") is None  # left out by the user
 
 
 def test_segmentation_ensembles_are_offered_in_both_modules(driver):
