@@ -23,6 +23,7 @@ from medgen.exchange.monai_import import import_monai, pack, read_bundle
 from medgen.exchange.nnunet_case import prepare, to_labels
 from medgen.exchange.nnunet_import import import_nnunet, read_results_folder
 from medgen.exchange.nnunet_network import NnUnet, build_network
+from medgen.imported import method_id
 from medgen.method import Context
 from medgen.spec import MethodSpec
 from medgen.weights import checked_weights
@@ -127,6 +128,7 @@ def test_another_model_of_the_same_name_replaces_nothing(tmp_path: Path) -> None
     other = import_nnunet(results_folder(tmp_path / "other", channels=2))
     assert other.title == first.title and other.id != first.id
     assert find_method(first.id) == first
+    assert method_id("nnunet", "Long " * 30, "one") != method_id("nnunet", "Long " * 30, "two")
 
 
 PLAIN_NAMES = {

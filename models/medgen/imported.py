@@ -27,10 +27,12 @@ def imported_folder() -> Path:
     return user_data_folder() / "imported"
 
 
-def method_id(prefix: str, name: str) -> str:
-    """A catalogue key from any name: lower case letters, digits and underscores."""
+def method_id(prefix: str, name: str, digest: str = "") -> str:
+    """A catalogue key from any name: lower case letters, digits and underscores. digest: tells models of the same name
+    apart, however long that is."""
     words = re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")
-    return f"{prefix}_{words or 'model'}"[:80]
+    end = f"_{digest}" if digest else ""
+    return f"{prefix}_{words or 'model'}"[: 80 - len(end)] + end
 
 
 def _plain(part: Any) -> dict[str, Any]:

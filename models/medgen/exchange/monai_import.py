@@ -143,7 +143,7 @@ def _spec(metadata: Mapping[str, Any], folder_name: str, digest: str) -> MethodS
     if len(labels) == len(names):  # no background: channel 0 writes label 1
         labels = [(n + 1, name) for n, name in labels]
     return MethodSpec(
-        id=method_id("monai", f"{title}_{digest[:6]}"),
+        id=method_id("monai", title, digest[:6]),
         title=f"{title} (MONAI bundle)",
         summary=str(metadata.get("task") or metadata.get("description") or "An imported MONAI bundle.")[:200],
         family="segmentation",

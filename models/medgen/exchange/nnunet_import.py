@@ -331,8 +331,8 @@ def import_nnunet(folder: Path) -> MethodSpec:
     from safetensors.torch import save_file
 
     model, tensors = read_results_folder(folder)
-    name = f"{model['title']}_{model['stages'][-1]['configuration']}_{_digest(model, tensors)}"
-    spec = _spec(method_id("nnunet", name), model)
+    name = f"{model['title']}_{model['stages'][-1]['configuration']}"
+    spec = _spec(method_id("nnunet", name, _digest(model, tensors)), model)
     keep_model(
         spec,
         lambda path: save_file(tensors, path, metadata={"medgen.nnunet": json.dumps(model)}),
