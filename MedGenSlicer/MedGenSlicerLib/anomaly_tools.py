@@ -18,9 +18,10 @@ from MedGenSlicerLib.geometry import FrameChange
 from MedGenSlicerLib.jobs import Ticket
 from MedGenSlicerLib.live_slice import LiveSlice
 from MedGenSlicerLib.map_threshold import MapThreshold
+from MedGenSlicerLib.series_slider import SeriesSlider
 from MedGenSlicerLib.slice_plot import SlicePlot
 
-MAPS = ("anomaly_map", "mean", "votes", "staple")  # outputs that a threshold cuts
+MAPS = ("anomaly_map", "mean", "votes", "staple", "chance")  # outputs that a threshold cuts
 CHANGE = ("anomaly_map", "difference", "variance")  # what the third view shows
 REDRAWN = ("healthy", "redrawn", "edited", "mean")  # what the second one shows; of sequences: <this>_<name>
 GUIDANCE_STEPS = 300  # of the slider: 0, then 1 to 1000 on a log scale
@@ -54,6 +55,7 @@ class AnomalyTools:
         self.sequence.setToolTip(_("The MR sequence that is shown."))
         self.sequence.currentIndexChanged.connect(lambda *_a: self._sequence_chosen())
         layout.addLayout(widgets.row(self.three, self.sequence, stretch=0))
+        self.series = SeriesSlider(layout, lambda: self._redrawn(self.newest()), self._image_changed)
         self.flair = qt.QCheckBox(_("FLAIR threshold"))
         self.flair.setToolTip(_("The simple rival, as an outline: the brightest voxels of the brain in FLAIR."))
         self.flair.toggled.connect(lambda *_a: self._show_segments())
@@ -186,6 +188,7 @@ class AnomalyTools:
         self.outline.setEnabled("anomaly" in newest)
         self.uncertainty.setEnabled("variance" in newest)
         self.round_trip.setText(_round_trip_words(newest))
+        self.series.update()
         self._update_plot()
         self._update_live()
         self.threshold.update()
@@ -244,8 +247,13 @@ class AnomalyTools:
         """The slice that is shown may have changed."""
         if self.panel.shown and self.panel.state is not None:
             self._update_plot()
+            self.series.update()
             if self.live.isChecked():
                 self.live_slice.ask()
+
+    def _image_changed(self) -> None:
+        """Another image of a series is shown."""
+        self.threshold.update()
 
     # -------------------------------------------------------------------------------------------------------- the user
 

@@ -15,7 +15,7 @@ import slicer
 from slicer.i18n import tr as _
 
 from medgen.errors import BadInput, MedGenError
-from MedGenSlicerLib import correction, densities, node_bridge, pictures, provenance
+from MedGenSlicerLib import correction, densities, frames, node_bridge, pictures, provenance
 from MedGenSlicerLib.geometry import FrameChange, set_grid
 
 
@@ -70,8 +70,14 @@ def _spr_formats() -> list[Format]:
 
 
 def file_name(node: Any, chosen: Format) -> str:
-    stem = re.sub(r"[^\w-]+", "_", node.GetName()).strip("_") or "result"
+    stem = re.sub(r"[^\w-]+", "_", f"{node.GetName()} {_one_of_several(node)}").strip("_") or "result"
     return f"{stem}_{chosen.id}{chosen.ending}" if chosen.command else stem + chosen.ending
+
+
+def _one_of_several(node: Any) -> str:
+    """Which frame is written; empty where all there is is written, as of a cine."""
+    volume = node.IsA("vtkMRMLScalarVolumeNode") and not pictures.is_picture(node)
+    return frames.place_words(node) if volume else ""
 
 
 def dicom_folder(node: Any) -> Optional[Path]:
@@ -95,6 +101,10 @@ def findings(node: Any, chosen: Format, source: Optional[Path]) -> list[tuple[bo
     if provenance.is_synthetic(node):
         found.append((False, _("The image is synthetic and will be marked so in every file.")))
         found += [(False, sentence) for sentence in _density_sentences(node, chosen)]
+    if _one_of_several(node):
+        found.append(
+            (False, _("Only the image that is shown is written: {which}.").format(which=_one_of_several(node)))
+        )
     if not chosen.command and node.IsA("vtkMRMLTransformableNode") and FrameChange(node, None).matrix is None:
         found.append((True, _("The result lies under a deformable transform: harden it first (Transforms module).")))
     return found

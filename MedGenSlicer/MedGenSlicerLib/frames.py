@@ -48,6 +48,16 @@ def frame_count(node: Any) -> int:
     return browser.GetSequenceNode(node).GetNumberOfDataNodes() if browser is not None else 0
 
 
+def place_words(node: Any) -> str:
+    """Which frame the node shows ('lesion size 10 %'); empty for a node that is no frame of a sequence."""
+    browser = browser_of(node)
+    if browser is None or browser.GetSelectedItemNumber() < 0:
+        return ""
+    sequence = browser.GetSequenceNode(node)
+    place = sequence.GetNthIndexValue(browser.GetSelectedItemNumber())
+    return f"{sequence.GetIndexName()} {place} {sequence.GetIndexUnit() or ''}".strip()
+
+
 def image_count(node: Any) -> int:
     """How many images of a set the node gives: the frames of a sequence, or one."""
     if node.IsA("vtkMRMLSequenceNode"):

@@ -12,12 +12,21 @@ import slicer
 from slicer.i18n import tr as _
 
 from medgen import spec
-from MedGenSlicerLib import correction, method_catalogue, node_bridge, provenance, result_presenter, steps, widgets
+from MedGenSlicerLib import (
+    correction,
+    frames,
+    method_catalogue,
+    node_bridge,
+    provenance,
+    result_presenter,
+    steps,
+    widgets,
+)
 from MedGenSlicerLib.provenance import RunRecord
 
 STEPS = 500  # of the slider
 COLOUR = (240, 160, 30)
-CHANCES = ("mean", "votes", "staple")  # outputs that are probabilities
+CHANCES = ("mean", "votes", "staple", "chance")  # outputs that are probabilities
 
 
 class MapThreshold:
@@ -25,7 +34,7 @@ class MapThreshold:
 
     def __init__(self, layout: Any, maps: Callable[[], list[Any]], made: Callable[[Any], None]) -> None:
         self._maps, self._made = maps, made
-        self._range: tuple[str, float] = ("", 0.0)  # node id, highest value
+        self._range: tuple[str, float, str] = ("", 0.0, "")  # node id, highest value, which frame
         self._stop: Any = None
         self.combo = qt.QComboBox()
         self.combo.setToolTip(_("The map that is cut."))
@@ -76,17 +85,18 @@ class MapThreshold:
             each.setEnabled(node is not None)
         if node is None:
             self.volume.setText("")
-            self._range = ("", 0.0)
+            self._range = ("", 0.0, "")
         elif node.GetImageData() is not None:
-            highest = max(1e-3, node.GetImageData().GetScalarRange()[1])
-            if (node.GetID(), highest) != self._range:
+            chance = node.GetAttribute("MedGen.output") in CHANCES
+            highest = 1.0 if chance else max(1e-3, node.GetImageData().GetScalarRange()[1])
+            shown = (node.GetID(), highest, frames.place_words(node))
+            if shown != self._range:
                 fresh = node.GetID() != self._range[0]
-                self._range = (node.GetID(), highest)
+                self._range = shown
                 self.value.blockSignals(True)
                 self.value.setRange(0.0, highest)
                 self.value.blockSignals(False)
                 if fresh:
-                    chance = node.GetAttribute("MedGen.output") in CHANCES
                     self.value.setValue(0.5 if chance else _otsu(node))
                 self._typed()
 

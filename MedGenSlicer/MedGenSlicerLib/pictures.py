@@ -24,8 +24,8 @@ def frame_images(node: Any) -> list[sitk.Image]:
 
 
 def whole_image(node: Any) -> sitk.Image:
-    """All frames of a cine as the slices of one image, 1 mm apart; any other volume as it is."""
-    if frames.frame_count(node) < 2:
+    """All frames of a cine as the slices of one image, 1 mm apart; any other volume as it is shown."""
+    if frames.frame_count(node) < 2 or node.GetImageData().GetDimensions()[2] > 1:
         return node_bridge.volume_image(node)
     found = frame_images(node)
     joined = sitk.JoinSeries([image[:, :, 0] for image in found])

@@ -27,12 +27,17 @@ def present(
     method: spec.MethodSpec, record: RunRecord, outputs: dict[str, Any], facts: dict[str, Any], made: list[Any]
 ) -> Iterator[None]:
     """Appends the new nodes to `made`. `facts`: provenance as the worker gave it."""
+    playing = None  # the browser of this run's series
     for port in method.outputs:
         value = outputs.get(port.name)
         if value is None:
             continue
-        joined = frames.browser_to_join(record.reference(), value) if port is method.outputs[0] else None
+        series = is_series(port, value)
+        joined = playing if series else None
+        if port is method.outputs[0] and not series:
+            joined = frames.browser_to_join(record.reference(), value)
         node = yield from make_node_steps(port, value, record, joined)
+        playing = frames.browser_of(node) if series else playing
         synthetic = isinstance(port, spec.Image) and port.synthetic
         sequence = frames.sequence_of(node)
         provenance.write(node if sequence is None else sequence, record, facts, port.name, synthetic)
@@ -44,6 +49,10 @@ def present(
         yield
         if isinstance(port, (spec.LabelMap, spec.Mask)):
             yield from correction.remember(node)
+
+
+def is_series(port: spec.Port, value: Any) -> bool:
+    return isinstance(port, (spec.Image, spec.Probability)) and isinstance(value, dict)
 
 
 def make_node(port: spec.Port, value: Any, record: RunRecord) -> Any:
@@ -59,6 +68,8 @@ def make_node_steps(port: spec.Port, value: Any, record: RunRecord, joined: Opti
     name = slicer.mrmlScene.GenerateUniqueName(name)
     if isinstance(port, (spec.LabelMap, spec.Mask)):
         return (yield from _segmentation(port, value, name, record))
+    if is_series(port, value):
+        return (yield from _series(port, value, name, joined))
     if isinstance(port, (spec.Image, spec.Probability)):
         if isinstance(value, (list, tuple)) and len(value) > 1:
             return (yield from _sequence(port, value, name, joined))
@@ -110,17 +121,32 @@ def _display_volume(port: spec.Port, node: Any) -> None:
 
 
 def _sequence(port: spec.Port, images: list[sitk.Image], name: str, joined: Optional[Any]) -> Steps:
-    """The node that shows the current frame; a browser plays them."""
-    sequence = _add("vtkMRMLSequenceNode", name + " frames")
-    sequence.SetIndexName("frame")
-    sequence.SetIndexUnit("")
+    """The frames of a cine, at the places of the input's where they join its browser."""
     source = joined.GetMasterSequenceNode() if joined is not None else None
-    if source is not None:
-        sequence.SetIndexName(source.GetIndexName())
-        sequence.SetIndexUnit(source.GetIndexUnit())
-    for index, image in enumerate(images):
+    if source is None:
+        axis, places = spec.Axis("frame"), [str(index) for index in range(len(images))]
+    else:
+        axis = spec.Axis(source.GetIndexName(), source.GetIndexUnit())
+        places = [source.GetNthIndexValue(index) for index in range(len(images))]
+    return (yield from _play(port, dict(zip(places, images)), axis, name, joined))
+
+
+def _series(port: Any, images: dict[float, sitk.Image], name: str, joined: Optional[Any]) -> Steps:
+    """What the series leads to is shown first."""
+    texts = {f"{number:g}": image for number, image in images.items()}
+    proxy = yield from _play(port, texts, port.series, name, joined)
+    frames.browser_of(proxy).SetSelectedItemNumber(len(images) - 1)
+    return proxy
+
+
+def _play(port: spec.Port, images: dict[str, sitk.Image], axis: spec.Axis, name: str, joined: Optional[Any]) -> Steps:
+    """images: by their place on the axis. The node that shows the current one; a browser plays them."""
+    sequence = _add("vtkMRMLSequenceNode", name + " frames")
+    sequence.SetIndexName(axis.name)
+    sequence.SetIndexUnit(axis.unit)
+    for place, image in images.items():
         frame = yield from _volume_node(image, name)
-        sequence.SetDataNodeAtValue(frame, source.GetNthIndexValue(index) if source is not None else str(index))
+        sequence.SetDataNodeAtValue(frame, place)
     browser = joined if joined is not None else _add("vtkMRMLSequenceBrowserNode", name + " browser")
     browser.AddSynchronizedSequenceNodeID(sequence.GetID())
     proxy = browser.GetProxyNode(sequence)

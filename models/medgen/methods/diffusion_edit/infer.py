@@ -254,9 +254,9 @@ def outputs_of(job: Job, edited: Float32, lesion: Mask, parameters: dict[str, An
     reached = predicted_sizes(edited[rows], study.brain[rows], job.networks, job.context)
     report: dict[str, list[Any]] = {
         "slice": rows.tolist(),
-        "size before": job.before[rows].round(4).tolist(),
+        "size before": job.before[rows].astype(float).round(4).tolist(),
         "size wanted": [round(parameters["size"] / 100, 4) if parameters["edit"] == "size" else None] * len(rows),
-        "size reached": reached.round(4).tolist(),
+        "size reached": reached.astype(float).round(4).tolist(),
     }
     if parameters["edit"] == "region":
         report["Dice with the region"] = [round(dice(lesion[row], job.region[row]), 4) for row in rows]
