@@ -89,10 +89,11 @@ def _bent(head: sitk.Image, copy: int, spacing_mm: float, rng: np.random.Generat
 
 
 def at_spacing(head: sitk.Image, ct: sitk.Image, spacing_mm: float) -> tuple[Array, Array, Array]:
-    """(labels, counts, HU) of a `BentHead` from images of 1 mm."""
+    """(labels, counts, HU) of a `BentHead` from images of 1 mm, both from the very same voxels: a CT interpolated between
+    them would not fit the MR that is rendered from the labels, and what is learnt from such pairs is blurred."""
     grid = grid_like(head, spacing_mm)
     labels: Array = to_array(resample_labels(head, grid, "nearest"))
-    hu = to_array(resample(ct, grid, fill=-1000.0)).astype(np.float16)
+    hu = to_array(resample_labels(ct, grid, "nearest", fill=-1000)).astype(np.float16)
     inside = np.stack([binary_fill_holes(plane) for plane in labels > 0])
     tissue = TISSUE_OF_LABEL[labels]
     counts = np.stack([np.bincount(t[i], minlength=len(TISSUES)) for t, i in zip(tissue, inside, strict=True)])

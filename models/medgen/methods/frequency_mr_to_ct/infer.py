@@ -26,7 +26,7 @@ from medgen.nets.half_precision import half_precision
 Array = npt.NDArray[Any]
 Mask = npt.NDArray[np.bool_]
 AIR_HU = -1000.0
-ROOM = 2  # voxels beyond the mask found automatically, for the network to place the skin
+ROOM = 3  # voxels beyond the mask found automatically, for the network to place the skin
 BATCH = 2
 PLAIN = ((False, 1.0),)
 VARIANTS = ((False, 0.93), (True, 0.93), (False, 1.07), (True, 1.07))  # mirrored left to right; intensities times
@@ -77,8 +77,8 @@ def _look_at(mr: sitk.Image, head: PreparedHead, context: Context) -> None:
     if cut:
         context.progress.notice(f"The field of view cuts the head at the {', '.join(cut)}: no CT of what lies outside.")
     values = to_array(head.image)
-    deep = ndimage.binary_erosion(mask[::2, ::2, ::2], iterations=4)
-    void = ndimage.binary_opening(deep & (values[::2, ::2, ::2] < np.percentile(values[~mask], 50) + 0.1), iterations=3)
+    deep = ndimage.binary_erosion(mask[::2, ::2, ::2], iterations=6)
+    void = ndimage.binary_opening(deep & (values[::2, ::2, ::2] < np.percentile(values[~mask], 50) + 0.1), iterations=4)
     if void.sum() * (2 * SPACING_MM) ** 3 > 60_000:
         context.progress.notice("There is a large region without signal inside the head; metal? Check the CT there.")
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from medgen.methods.frequency_mr_to_ct.net import BOX, Split
 
 Array = npt.NDArray[Any]
-SPACING_MM = 1.5  # of the grid that the network works on
+SPACING_MM = 1.0  # of the grid that the network works on
 LOWEST_HU, RANGE_HU = -1024.0, 3276.7  # the network's unit is (HU + 1024) / 3276.7
 
 
