@@ -32,7 +32,7 @@ from medgen.imaging.phantoms import (
 from medgen.imaging.phantoms.render import SEQUENCES
 from medgen.imaging.phantoms.render import Sequence as MrSequence
 from medgen.imaging.phantoms.tissue import INDEX, TISSUE_OF_LABEL, TISSUES
-from medgen.imaging.resampling import grid_like, resample, resample_labels
+from medgen.imaging.resampling import grid_like, resample_labels
 
 Array = npt.NDArray[Any]
 AIR_ROUND_MM = 12  # as in `imaging.head_preparation`
@@ -89,8 +89,8 @@ def _bent(head: sitk.Image, copy: int, spacing_mm: float, rng: np.random.Generat
 
 
 def at_spacing(head: sitk.Image, ct: sitk.Image, spacing_mm: float) -> tuple[Array, Array, Array]:
-    """(labels, counts, HU) of a `BentHead` from images of 1 mm, both from the very same voxels: a CT interpolated between
-    them would not fit the MR that is rendered from the labels, and what is learnt from such pairs is blurred."""
+    """(labels, counts, HU) of a `BentHead` from images of 1 mm, both from the very same voxels: a CT interpolated
+    between them would not fit the MR rendered from the labels, and what is learnt from such pairs is blurred."""
     grid = grid_like(head, spacing_mm)
     labels: Array = to_array(resample_labels(head, grid, "nearest"))
     hu = to_array(resample_labels(ct, grid, "nearest", fill=-1000)).astype(np.float16)
