@@ -35,6 +35,7 @@ class MedGenSegment(ScriptedLoadableModule):
 
 class MedGenSegmentWidget(MethodModuleWidget):
     families = ("segmentation",)
+    first = "multiplanar_unet"
     extras = MappingProxyType({"multiplanar_unet_few_planes": FewPlanes})
 
 

@@ -18,12 +18,16 @@ def method_folders() -> list[str]:
     return folders
 
 
-def of_families(families: tuple[str, ...], also: tuple[str, ...] = ()) -> list[MethodSpec]:
-    """In alphabetical order of their ids, those whose weights are missing last: a panel opens with the first. also: ids
-    of methods of other families."""
+def of_families(families: tuple[str, ...], also: tuple[str, ...] = (), first: str = "") -> list[MethodSpec]:
+    """In alphabetical order of their ids after the one that most users come for; those whose weights are missing last.
+    A panel opens with the first. also: ids of methods of other families."""
     method_folders()
     found = [method for method in load_catalogue().values() if method.family in families or method.id in also]
-    return sorted(found, key=lambda method: bool(method.weights) and not has_weights(method.weights_id))
+
+    def rank(method: MethodSpec) -> tuple[bool, bool]:
+        return bool(method.weights) and not has_weights(method.weights_id), method.id != first
+
+    return sorted(found, key=rank)
 
 
 def for_files() -> list[MethodSpec]:

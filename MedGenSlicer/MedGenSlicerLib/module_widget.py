@@ -22,10 +22,12 @@ QUIET_MS = 300  # after the last node of what is loaded
 
 class MethodModuleWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     """A module that shows the methods of some families. A module sets `families`, `also` for methods of other families
-    by id, `extras` for widgets that one method needs, and `tools` for what its users do with every result."""
+    by id, `first` for the one it opens with, `extras` for widgets that one method needs, and `tools` for what its users
+    do with every result."""
 
     families: tuple[str, ...] = ()
     also: tuple[str, ...] = ()
+    first = ""
     extras: Mapping[str, Any] = MappingProxyType({})
     tools: Any = None
 
@@ -36,7 +38,7 @@ class MethodModuleWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def setup(self) -> None:
         ScriptedLoadableModuleWidget.setup(self)
-        methods = method_catalogue.of_families(self.families, self.also)
+        methods = method_catalogue.of_families(self.families, self.also, self.first)
         self.panel = MethodPanel(self.layout, self.moduleName, methods, self.extras, self.tools)
         view_banner.start()
         scene = slicer.mrmlScene

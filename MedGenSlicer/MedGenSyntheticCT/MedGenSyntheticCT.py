@@ -34,6 +34,7 @@ class MedGenSyntheticCT(ScriptedLoadableModule):
 
 class MedGenSyntheticCTWidget(MethodModuleWidget):
     families = ("synthetic_ct",)
+    first = "frequency_mr_to_ct"
     tools = SyntheticCtTools
 
 

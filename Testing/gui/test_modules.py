@@ -34,6 +34,13 @@ def test_module_tells_what_it_is(driver, name):
     assert not module.icon.isNull()
 
 
+@pytest.mark.parametrize(
+    ("name", "method"), [("MedGenSegment", "multiplanar_unet"), ("MedGenSyntheticCT", "frequency_mr_to_ct")]
+)
+def test_module_opens_with_what_most_users_come_for(driver, name, method):
+    assert driver.open(name).panel.method.id == method
+
+
 def test_sample_data_are_registered_once(driver):
     import slicer
 
