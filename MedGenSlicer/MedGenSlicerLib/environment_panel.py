@@ -170,9 +170,7 @@ class EnvironmentPanel:
         self.own.setVisible(not own)
         starters, mine = weights.STARTER_WEIGHTS, weights.user_data_folder() / "Weights"
         self.weights.setText(
-            _("with MedGen: {a}; your own: {b}").format(
-                a=size_text(disk_bytes(starters)), b=size_text(disk_bytes(mine))
-            )
+            _("{a}; your own {b}").format(a=size_text(disk_bytes(starters)), b=size_text(disk_bytes(mine)))
         )
 
     def _show_process(self) -> None:

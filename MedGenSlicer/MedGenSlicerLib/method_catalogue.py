@@ -7,7 +7,7 @@ import sys
 
 from medgen import weights
 from medgen.catalogue import find_method, load_catalogue
-from medgen.spec import MethodSpec
+from medgen.spec import Image, MethodSpec
 from MedGenSlicerLib import settings
 
 
@@ -23,17 +23,20 @@ def of_families(families: tuple[str, ...], also: tuple[str, ...] = (), first: st
     A panel opens with the first. also: ids of methods of other families."""
     method_folders()
     found = [method for method in load_catalogue().values() if method.family in families or method.id in also]
-
-    def rank(method: MethodSpec) -> tuple[bool, bool]:
-        return bool(method.weights) and not has_weights(method.weights_id), method.id != first
-
-    return sorted(found, key=rank)
+    return sorted(found, key=lambda method: (not ready(method), method.id != first))
 
 
 def for_files() -> list[MethodSpec]:
-    """Every method but those for tests and for a panel's live view: what a batch on files can run."""
+    """Every method but those for tests and for a panel's live view: what a batch on files can run. First those that
+    take images and are ready."""
     method_folders()
-    return [method for method in load_catalogue().values() if method.family not in ("test", "preview")]
+    found = [method for method in load_catalogue().values() if method.family not in ("test", "preview")]
+    return sorted(found, key=lambda method: not (ready(method) and any(isinstance(p, Image) for p in method.inputs)))
+
+
+def ready(method: MethodSpec) -> bool:
+    """Whether it needs no weights, or has them."""
+    return not method.weights or has_weights(method.weights_id)
 
 
 def has_weights(method_id: str) -> bool:
