@@ -49,10 +49,20 @@ class EditTools:
         return next(port for port in self.panel.method.inputs if port.name == REGION)
 
     def update(self) -> None:
-        state = self.panel.state
-        wanted = state is not None and state.value(self.panel.method, EDIT) == "region"
+        wanted = self._chosen(EDIT) == "region"
         for each in (self.paint, self.ball, self.radius):
             each.setEnabled(wanted and self.panel.inputs.reference() is not None)
+        fields = self.panel.parameters.fields
+        for name in ("size", "sizes"):
+            fields[name].widget.setEnabled(self._chosen(EDIT) == "size")
+        fields["last_size"].widget.setEnabled(self._series())
+
+    def _chosen(self, parameter: str) -> Any:
+        state = self.panel.state
+        return state.value(self.panel.method, parameter) if state is not None else None
+
+    def _series(self) -> bool:
+        return self._chosen(EDIT) == "size" and self._chosen("sizes") > 1
 
     def follow(self, ticket: Ticket) -> None:
         """What was painted in is seen through the region, whose outline stays."""
@@ -64,8 +74,10 @@ class EditTools:
     def reason_off(self) -> str:
         """What the chosen edit needs."""
         state = self.panel.state
-        if state is not None and state.value(self.panel.method, EDIT) == "region" and not state.input_nodes(REGION):
+        if state is not None and self._chosen(EDIT) == "region" and not state.input_nodes(REGION):
             return _("Paint the region for the lesion, or put a ball there.")
+        if self._series() and self.panel.inputs.frame_run() is not None:
+            return _("A series of sizes is made of one image: choose one size, or take the tick off 'All frames'.")
         return ""
 
     def open_editor(self) -> None:

@@ -367,9 +367,44 @@ def anomaly(folder: Path) -> None:
         drawn.draw_slice(f"MedGen{place}", pictures[-1], VIEW, VIEW, offset)
     beside(grab(widget.parent, folder / ".anomaly-panel.png"), pictures, folder / "MedGenAnomaly.png")
     tools.live.setChecked(False)
+
+
+def edit(folder: Path) -> None:
+    """A series of lesion sizes in a rendered head, where the shared data are: the panel, the three views at 20 %."""
+    import numpy as np
+    import SimpleITK as sitk
+    from harness import views as drawn
+
+    from medgen.imaging.phantoms.anatomy import load_head
+    from medgen.imaging.phantoms.brain_set import brain_box, render_study
+    from medgen.shared_data import shared_folder
+    from MedGenSlicerLib import method_catalogue, node_bridge
+
+    if shared_folder() is None or not method_catalogue.has_weights("diffusion_edit"):
+        return
+    images, lesion, _brain = render_study(brain_box(load_head(15)), "tumour", np.random.default_rng(15))
+    worst = int((lesion > 0).sum((1, 2)).argmax())
+    panel = (widget := DRIVER.open("MedGenAnomaly")).panel
     panel.chooser.choose("diffusion_edit")
+    for name, channel in (("FLAIR", 3), ("T2", 2), ("T1", 0), ("T1c", 1)):
+        image = sitk.GetImageFromArray(images[worst - 6 : worst + 7, channel] * 1000)
+        image.SetSpacing((1.5, 1.5, 1.5))
+        node = DRIVER.scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", f"Rendered {name}")
+        node_bridge.fill_volume(node, image)
+        node.CreateDefaultDisplayNodes()
+        panel.inputs.rows[name].selector.setCurrentNode(node)
+    series = {"edit": "size", "size": 0.0, "sizes": 5, "last_size": 20.0, "from_mm": 9.0, "to_mm": 9.0}
+    for name, value in series.items():
+        panel.state.set_value(panel.method, name, value)
     DRIVER.process(200)
-    grab(widget.parent, folder / "MedGenAnomaly-edit.png")
+    ticket = DRIVER.run(panel, 900)
+    assert ticket.state == "finished", ticket.error
+    DRIVER.process(500)
+    pictures = [folder / f".edit-{place}.png" for place in ("Left", "Middle", "Right")]
+    for place, picture in zip(("Left", "Middle", "Right"), pictures):
+        offset = drawn.slicer.mrmlScene.GetNodeByID(f"vtkMRMLSliceNodeMedGen{place}").GetSliceOffset()
+        drawn.draw_slice(f"MedGen{place}", picture, VIEW, VIEW, offset)
+    beside(grab(widget.parent, folder / ".edit-panel.png"), pictures, folder / "MedGenAnomaly-edit.png")
 
 
 def other_panels(folder: Path) -> None:
@@ -420,6 +455,7 @@ def main() -> None:
         ultrasound,
         brain_style,
         anomaly,
+        edit,
     ]:
         take(folder)
     jobs.controller().shut_down()

@@ -273,7 +273,12 @@ def test_a_series_of_sizes_is_scrubbed_in_one_browser_and_called_synthetic(drive
 
     from MedGenSlicerLib import export_files, frames, provenance, views
 
-    panel = opened("diffusion_edit", **QUICK, edit="size", size=0.0, last_size=20.0, sizes=3, strength=100.0)
+    panel = opened("diffusion_edit", **QUICK, size=0.0, last_size=20.0, sizes=3, strength=100.0)
+    fields = {name: panel.parameters.fields[name].widget for name in ("size", "sizes", "last_size")}
+    assert not any(field.isEnabled() for field in fields.values())
+    panel.state.set_value(panel.method, "edit", "size")
+    driver.process()
+    assert all(field.isEnabled() for field in fields.values())
     original = panel.inputs.reference()
     moved = driver.scene.AddNewNodeByClass("vtkMRMLLinearTransformNode", "Moved")
     original.SetAndObserveTransformNodeID(moved.GetID())
@@ -287,13 +292,14 @@ def test_a_series_of_sizes_is_scrubbed_in_one_browser_and_called_synthetic(drive
     assert [sequence.GetNthIndexValue(i) for i in range(3)] == ["0", "10", "20"]
     assert browser.GetSelectedItemNumber() == 2  # what the series leads to
     assert "Lesion size 20 % (3 of 3)" in panel.tools.series.label.text()
-    seen = []
+    seen, window = [], edited.GetDisplayNode().GetWindowLevelMax()
     for number in range(3):
         panel.tools.series.slider.setValue(number)
         driver.process()
         seen.append(voxels(edited).copy())
         frame = sequence.GetNthDataNode(number)
         assert np.array_equal(seen[-1], slicer.util.arrayFromVolume(frame))
+        assert edited.GetDisplayNode().GetWindowLevelMax() == window  # one grey scale for all
         for node in (edited, frame):
             assert provenance.is_synthetic(node) and "(synthetic)" in node.GetName()
         assert edited.GetAttribute("MedGen.method") == "diffusion_edit"
@@ -312,6 +318,25 @@ def test_a_series_of_sizes_is_scrubbed_in_one_browser_and_called_synthetic(drive
     assert panel.tools.threshold.node() is chance and panel.tools.threshold.threshold() == 0.5
     driver.click(panel.tools.threshold.make)  # a mask of the size that is shown
     driver.wait(lambda: panel.state.results()[-1].GetAttribute("MedGen.output") == "threshold", 20)
+
+
+def test_a_series_of_sizes_is_made_of_one_image_and_not_of_all_frames(driver, opened):
+    panel = opened("diffusion_edit", edit="size", sizes=3)
+    sequence = driver.scene.AddNewNodeByClass("vtkMRMLSequenceNode", "Two visits")
+    for place in ("1", "2"):
+        sequence.SetDataNodeAtValue(panel.inputs.reference(), place)
+    browser = driver.scene.AddNewNodeByClass("vtkMRMLSequenceBrowserNode", "Visits")
+    browser.AddSynchronizedSequenceNodeID(sequence.GetID())
+    row = panel.inputs.rows["FLAIR"]
+    row.selector.setCurrentNode(browser.GetProxyNode(sequence))
+    driver.process()
+    assert panel.reason_off() == ""
+    row.frames.setChecked(True)
+    driver.process()
+    assert "one image" in panel.reason_off() and not panel.run_bar.button.isEnabled()
+    panel.state.set_value(panel.method, "sizes", 1)
+    driver.process()
+    assert panel.reason_off() == ""
 
 
 def test_a_closed_scene_gets_no_ball_and_no_segment(driver, opened):

@@ -10,7 +10,7 @@ import pytest
 import SimpleITK as sitk
 
 from medgen.batch import DONE, FAILED, Row, Settings, read_table, run_batch
-from medgen.batch_report import write_report
+from medgen.batch_report import THUMBNAIL, write_report, write_thumbnail
 from medgen.catalogue import find_method
 from medgen.errors import BadInput
 
@@ -91,3 +91,8 @@ def test_a_dask_cluster_runs_the_cases(tmp_path: Path, image: Path) -> None:
 def test_no_cluster_at_the_address_is_one_sentence(tmp_path: Path, image: Path) -> None:
     with pytest.raises(BadInput, match="no dask scheduler"):
         run_batch([Row("a", {"image": image}, {})], Settings("identity", tmp_path / "out"), cluster="tcp://127.0.0.1:9")
+
+
+def test_a_case_without_its_label_map_has_a_picture_all_the_same(tmp_path: Path, image: Path) -> None:
+    write_thumbnail(find_method("diffusion_edit"), {"FLAIR": sitk.ReadImage(str(image))}, tmp_path)  # a series has none
+    assert (tmp_path / THUMBNAIL).is_file()

@@ -34,7 +34,8 @@ def write_thumbnail(spec: MethodSpec, inputs: Mapping[str, Any], folder: Path) -
     if not isinstance(image, sitk.Image) or image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() > 1:
         return
     labels = next((port for port in spec.outputs if isinstance(port, LabelMap)), None)
-    marks = sitk.ReadImage(str(folder / f"{labels.name}.nii.gz")) if labels else None
+    file = folder / f"{labels.name}.nii.gz" if labels else None
+    marks = sitk.ReadImage(str(file)) if file and file.is_file() else None
     upright = sitk.DICOMOrient(image, "LPS")
     grey = sitk.GetArrayFromImage(upright).astype(np.float32)
     low, high = np.percentile(grey, (1, 99.5))
