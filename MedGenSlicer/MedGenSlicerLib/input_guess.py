@@ -112,7 +112,11 @@ def score(port: spec.Port, node: Any, inputs: Sequence[spec.Port]) -> float:
     if not isinstance(port, spec.Image) or port.modality == "any":
         return total + (0.1 if isinstance(port, spec.Image) else 0.0)
     wanted = port.modality.upper()
-    total += 1.0 if words & WORDS.get(wanted, {wanted.lower()}) else 0.0
+    elsewhere = WORDS["CT"] | WORDS["MR"] if wanted == "US" else WORDS["US"]
+    if words & WORDS.get(wanted, {wanted.lower()}):
+        total += 1.0
+    elif words & elsewhere:
+        total -= 2.0
     kind = dicom_modality(node).upper()
     general = "MR" if wanted in ("T1", "T2", "FLAIR", "PD") else wanted
     if kind:

@@ -33,6 +33,7 @@ class ResultRow:
         self.node_id, self.owner = node.GetID(), owner
         self.widget = qt.QFrame()
         self.widget.setFrameShape(qt.QFrame.StyledPanel)
+        self.widget.setSizePolicy(qt.QSizePolicy.Preferred, qt.QSizePolicy.Minimum)  # or a long notice squeezes it
         layout = qt.QVBoxLayout(self.widget)
         layout.setContentsMargins(4, 4, 4, 4)
         layout.setSpacing(2)

@@ -81,6 +81,14 @@ def voxels(node) -> np.ndarray:
     return slicer.util.arrayFromVolume(node)
 
 
+def test_a_head_is_not_taken_for_an_ultrasound(driver):
+    driver.head("Patient T1")
+    panel = driver.open("MedGenUltrasound").panel
+    assert panel.state.input_node("frames") is None
+    picture = still(driver)
+    driver.wait(lambda: panel.state.input_node("frames") is picture, 10)
+
+
 def test_a_cine_is_filled_frame_by_frame_and_plays_with_its_source(driver):
     browser, volume = cine(driver)
     panel, where = prepared(driver, volume)
