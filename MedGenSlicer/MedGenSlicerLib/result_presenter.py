@@ -135,15 +135,14 @@ def _series(port: Any, images: dict[float, sitk.Image], name: str, joined: Optio
     """What the series leads to is shown first. All images are shown on one grey scale, so that they can be compared."""
     texts = {f"{number:g}": image for number, image in images.items()}
     proxy = yield from _play(port, texts, port.series, name, joined)
-    display = proxy.GetDisplayNode()
-    if display.GetAutoWindowLevel():
+    if isinstance(port, spec.Image) and not port.unit:  # what has a unit has its own scale
         ends = []
         for image in images.values():
             voxels = sitk.GetArrayViewFromImage(image)
             ends += [float(voxels.min()), float(voxels.max())]
             yield
-        display.SetAutoWindowLevel(False)
-        display.SetWindowLevelMinMax(min(ends), max(ends))
+        proxy.GetDisplayNode().SetAutoWindowLevel(False)
+        proxy.GetDisplayNode().SetWindowLevelMinMax(min(ends), max(ends))
     frames.browser_of(proxy).SetSelectedItemNumber(len(images) - 1)
     return proxy
 
