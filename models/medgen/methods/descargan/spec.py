@@ -46,6 +46,7 @@ SPEC = MethodSpec(
     warnings=(
         *missing_weights("descargan"),
         "Weights trained on rendered brains with drawn lesions react, on scans, to what the rendering lacks.",
+        "The starter weights remove about half of a lesion's brightness; a threshold on FLAIR outlines lesions better.",
         "Redrawn images are synthetic and show no part of the patient.",
     ),
     modalities=("MR", "CR", "DX"),
