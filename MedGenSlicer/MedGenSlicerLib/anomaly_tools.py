@@ -310,7 +310,7 @@ class AnomalyTools:
             map_threshold.cut_display(change, 0.1 * change.GetImageData().GetScalarRange()[1])
         self._show_segments()
         self.threshold.show()
-        self.panel.results.update_layout_button()
+        self.panel.results.views_changed()
 
     def show_uncertainty(self) -> None:
         variance = self.newest().get("variance")

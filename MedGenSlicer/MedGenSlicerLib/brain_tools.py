@@ -237,7 +237,7 @@ class LookTools:
             for node in shown[1:]:
                 self._same_window(shown[0], node)
             views.side_by_side(shown)
-            self.tools.panel.results.update_layout_button()
+            self.tools.panel.results.views_changed()
 
     @staticmethod
     def _same_window(first: Any, other: Any) -> None:

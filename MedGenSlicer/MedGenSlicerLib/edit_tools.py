@@ -65,11 +65,13 @@ class EditTools:
         return self._chosen(EDIT) == "size" and self._chosen("sizes") > 1
 
     def follow(self, ticket: Ticket) -> None:
-        """What was painted in is seen through the region, whose outline stays."""
+        """The edited image is seen through the region and the lesion, whose outlines stay."""
         region = self.panel.state.input_node(REGION) if self.panel.state is not None else None
-        if ticket.results() and region is not None and region.IsA("vtkMRMLSegmentationNode"):
-            region.CreateDefaultDisplayNodes()
-            region.GetDisplayNode().SetVisibility2DFill(False)
+        made = ticket.results()
+        for node in (region, *made) if made else ():
+            if node is not None and node.IsA("vtkMRMLSegmentationNode"):
+                node.CreateDefaultDisplayNodes()
+                node.GetDisplayNode().SetVisibility2DFill(False)
 
     def reason_off(self) -> str:
         """What the chosen edit needs."""

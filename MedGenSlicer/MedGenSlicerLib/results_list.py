@@ -154,7 +154,7 @@ class ResultRow:
         pair = self._pair()
         if pair:
             views.side_by_side(pair)
-            self.owner.update_layout_button()
+            self.owner.views_changed()
 
     def _blend(self) -> None:
         pair = self._pair()
@@ -211,7 +211,7 @@ class ResultsList:
         self._segment_timer.setInterval(views.FLICKER_MS)
         self._segment_timer.timeout.connect(self._blink)
         self._blinking = ""
-        self.update_layout_button()
+        self.views_changed()
 
     def say(self, sentence: str) -> None:
         self.message.say(sentence)
@@ -228,8 +228,6 @@ class ResultsList:
             self.rows = [ResultRow(node, self) for node in shown]
             for row in self.rows:
                 self._rows_layout.addWidget(row.widget)
-        for row in self.rows:
-            row.update()
         self.empty.setVisible(not newest)
         told = [n for run in runs for n in _segmentations_first(run)]
         if not told:
@@ -238,9 +236,12 @@ class ResultsList:
             self._show_volumes(told[0])
         else:
             self._show_table(told[0])
-        self.update_layout_button()
+        self.views_changed()
 
-    def update_layout_button(self) -> None:
+    def views_changed(self) -> None:
+        """Which eyes are open, and whether there is a layout to go back to."""
+        for row in self.rows:
+            row.update()
         self.back.setVisible(views.away() or self._flicker.running() or bool(self._blinking))
 
     def _show_older(self) -> None:
@@ -250,7 +251,7 @@ class ResultsList:
     def _own_layout(self) -> None:
         self.stop_flicker()
         views.own_layout()
-        self.update_layout_button()
+        self.views_changed()
 
     # ---------------------------------------------------------------------------------------------------------- tables
 
@@ -311,7 +312,7 @@ class ResultsList:
             reference = provenance.reference_of(node)
             if reference is not None and reference.IsA("vtkMRMLVolumeNode"):
                 self._flicker.start(reference, node)
-        self.update_layout_button()
+        self.views_changed()
 
     def _blink(self) -> None:
         node = slicer.mrmlScene.GetNodeByID(self._blinking)

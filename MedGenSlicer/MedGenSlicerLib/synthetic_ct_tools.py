@@ -279,12 +279,12 @@ class LookTools:
 
     def _side_by_side(self) -> None:
         views.side_by_side([self.tools.source(), self.tools.image()])
-        self.tools.panel.results.update_layout_button()
+        self.tools.panel.results.views_changed()
 
     def _blend(self) -> None:
         views.blend(self.tools.source(), self.tools.image())
         views.set_opacity(self.opacity.property("value") / 100)
-        self.tools.panel.results.update_layout_button()
+        self.tools.panel.results.views_changed()
 
     def _uncertainty(self) -> None:
         ct_views.show_as_uncertainty(self._made(*UNCERTAINTY), self.tools.image())
@@ -304,7 +304,7 @@ class LookTools:
             wanted = [n for n in charts if n.GetAttribute("MedGen.output") == "water_depth"] or charts
             if wanted:
                 views.show_chart(wanted[0], True)
-        self.tools.panel.results.update_layout_button()
+        self.tools.panel.results.views_changed()
 
     def _surface(self) -> None:
         image = self.tools.image()

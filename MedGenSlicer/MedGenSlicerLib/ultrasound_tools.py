@@ -137,7 +137,7 @@ class UltrasoundTools:
         if pair is not None:
             self.wipe.end()
             views.side_by_side(pair)
-            self.panel.results.update_layout_button()
+            self.panel.results.views_changed()
 
     def flip_views(self) -> None:
         """One press the frame, the next the result, in the user's own layout."""

@@ -246,7 +246,7 @@ def test_draws_show_their_mean_and_uncertainty_and_every_consensus_can_be_cut(dr
 
 
 def test_a_lesion_is_drawn_into_a_ball_and_called_synthetic(driver, opened):
-    from MedGenSlicerLib import provenance, views
+    from MedGenSlicerLib import provenance, views, widgets
 
     panel = opened("diffusion_edit", **QUICK)
     assert "region" in panel.reason_off().lower()
@@ -261,7 +261,11 @@ def test_a_lesion_is_drawn_into_a_ball_and_called_synthetic(driver, opened):
     made = by_output(panel)
     assert provenance.is_synthetic(made["edited_FLAIR"]) and "(synthetic)" in made["edited_FLAIR"].GetName()
     assert panel.tools.triple() == (panel.inputs.reference(), made["edited_FLAIR"], made["difference"])
-    assert not panel.state.input_node("region").GetDisplayNode().GetVisibility2DFill()  # the lesion is seen through it
+    for node in (panel.state.input_node("region"), made["lesion"]):
+        assert not node.GetDisplayNode().GetVisibility2DFill()  # the image is seen through them
+    open_eye = widgets.icon("eye_on").pixmap(16).toImage()
+    seen = [row.node() for row in panel.results.rows if row.eye.icon().pixmap(16).toImage() == open_eye]
+    assert made["edited_FLAIR"] in seen and made["difference"] in seen
     driver.process(200)
     height = views.slice_plane("MedGenLeft")[0][2]
     change = voxels(made["difference"]).sum((1, 2))
