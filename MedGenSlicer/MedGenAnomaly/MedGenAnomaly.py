@@ -38,6 +38,7 @@ class MedGenAnomaly(ScriptedLoadableModule):
 class MedGenAnomalyWidget(MethodModuleWidget):
     families = ("anomaly",)
     also = ("diffusion_segmentation",)
+    first = "diffusion_anomaly"
     extras = MappingProxyType({"diffusion_edit": EditTools})
     tools = AnomalyTools
 

@@ -35,7 +35,12 @@ def test_module_tells_what_it_is(driver, name):
 
 
 @pytest.mark.parametrize(
-    ("name", "method"), [("MedGenSegment", "multiplanar_unet"), ("MedGenSyntheticCT", "frequency_mr_to_ct")]
+    ("name", "method"),
+    [
+        ("MedGenSegment", "multiplanar_unet"),
+        ("MedGenSyntheticCT", "frequency_mr_to_ct"),
+        ("MedGenAnomaly", "diffusion_anomaly"),
+    ],
 )
 def test_module_opens_with_what_most_users_come_for(driver, name, method):
     assert driver.open(name).panel.method.id == method
