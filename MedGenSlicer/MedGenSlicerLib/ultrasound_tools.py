@@ -8,7 +8,7 @@ from typing import Any, Optional
 import qt
 from slicer.i18n import tr as _
 
-from MedGenSlicerLib import frames, provenance, views, widgets, wipe
+from MedGenSlicerLib import correction, frames, provenance, views, widgets, wipe
 from MedGenSlicerLib.gate_tools import GATE, GateTools
 from MedGenSlicerLib.jobs import Ticket
 
@@ -126,9 +126,10 @@ class UltrasoundTools:
         state = self.panel.state
         if state is not None and node.IsA("vtkMRMLSegmentationNode"):
             state.set_input_nodes(MASK, [node])
-            self.panel.results.say(
-                _("'{name}' is what the next fill fills; correct it first.").format(name=node.GetName())
-            )
+            found = any(correction.volumes_when_made(node).values())
+            words = _("'{name}' is what the next fill fills; correct it first.")
+            nothing = _("No artefact was found: raise the sensitivity, or paint what is to be filled into '{name}'.")
+            self.panel.results.say((words if found else nothing).format(name=node.GetName()))
 
     # ------------------------------------------------------------------------------------------------------------ views
 

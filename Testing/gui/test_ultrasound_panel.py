@@ -216,6 +216,13 @@ def test_found_artefacts_become_the_mask(driver):
     mask = panel.state.input_node("mask")
     assert mask is not None and mask.GetSegmentation().GetNumberOfSegments() >= 1
     assert panel.extra.edit.isEnabled()
+    assert "is what the next fill fills" in panel.results.message.label.text()
+    panel.chooser.choose("us_artefact_masks")
+    for name in ("text", "reverberation", "shadow"):
+        panel.state.set_value(panel.method, name, False)
+    assert driver.run(panel).state == "finished"
+    driver.process(50)
+    assert "No artefact was found" in panel.results.message.label.text()
 
 
 def test_a_click_on_the_style_map_takes_its_style(driver, monkeypatch):
