@@ -228,6 +228,7 @@ class MethodPanel:
         """Starts the run that the panel shows. Returns its ticket; None if it cannot start (the panel says why)."""
         if self.state is None or self.method is None or self.reason_off():
             return None
+        self.results.say("")  # what was said of the run before
         run = self.inputs.frame_run()
         try:
             for frame in range(run.waiting if run is not None else 1):

@@ -193,7 +193,9 @@ def test_a_cine_of_thirty_frames_tells_its_progress_and_is_cancelled(driver):
     _browser, volume = cine(driver, 30)
     panel, _where = prepared(driver, volume)
     panel.state.set_value(panel.method, "seconds", 0.5)
+    panel.results.say("Said of the run before.")
     ticket = driver.apply(panel)
+    assert panel.results.message.label.text() == ""
     driver.wait(lambda: ticket.fraction > 0.05)
     assert ticket.stage == "Filling"
     driver.click(panel.run_bar.button)
