@@ -91,7 +91,7 @@ FREQUENCY = MethodSpec(
                options={"48": "48", "64": "64", "96": "96"}),
     ),
     warnings=(
-        "The starter weights draw bone too thin and too light and miss thin bone; dark fluid may turn into air. "
+        "The starter weights draw thin bone too light or miss it; parts of ventricles may turn into air or bone. "
         "Correct bone and air by hand, or train on, or on your own pairs (see the README).",
         "They were trained on rendered heads, not on scans.",
         "Synthetic, not validated for treatment.",
