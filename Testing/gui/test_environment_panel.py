@@ -23,7 +23,7 @@ def test_it_tells_what_is_installed(driver, panel):
     assert Path(sys.executable).name in panel.labels["python"].text()
     assert "torch" in panel.labels["packages"].text() and "SimpleITK" in panel.labels["packages"].text()
     assert "GB" in panel.labels["disk"].text() or "MB" in panel.labels["disk"].text()
-    assert "with MedGen" in panel.weights.text()
+    assert "MB; your own" in panel.weights.text()
 
 
 def test_nothing_is_installed_until_the_button_is_pressed(driver, panel, monkeypatch, tmp_path):
