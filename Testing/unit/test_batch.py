@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import csv
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from medgen.batch import DONE, FAILED, Row, Settings, read_table, run_batch
+from medgen.batch import DONE, FAILED, Row, Settings, read_table, run_batch, run_row
 from medgen.batch_report import THUMBNAIL, write_report, write_thumbnail
 from medgen.catalogue import find_method
 from medgen.errors import BadInput
+from medgen.running import PROVENANCE
+from medgen.spec import Label, LabelMap
 
 
 @pytest.fixture
@@ -75,6 +78,37 @@ def test_broken_cases_fail_alone_and_a_second_start_does_only_them(tmp_path: Pat
         assert [line["state"] for line in csv.DictReader(file)] == [DONE, DONE, FAILED, FAILED]
 
 
+def test_a_failure_that_nobody_foresaw_stops_one_case_only(
+    tmp_path: Path, image: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def burst(*_arguments: object) -> None:
+        raise ArithmeticError("of a library")
+
+    monkeypatch.setattr("medgen.batch.read_case", burst)
+    status = run_row(Row("a", {"image": image}, {}), Settings("identity", tmp_path / "out"))
+    assert status.state == FAILED and "ArithmeticError: of a library" in status.sentence
+
+
+def test_a_folder_that_this_method_did_not_make_does_not_count_as_done(tmp_path: Path, image: Path) -> None:
+    rows, out = [Row("a", {"image": image}, {})], tmp_path / "out"
+    (out / "a").mkdir(parents=True)  # as where the results are to go beside the images of the case
+    (out / "a" / "slice.dcm").touch()
+    with pytest.raises(BadInput, match="holds no result of a batch"):
+        run_batch(rows, Settings("identity", out))
+    (out / "a" / PROVENANCE).write_text('{"method": "another"}')
+    with pytest.raises(BadInput, match="a result of 'another'"):
+        run_batch(rows, Settings("identity", out))
+    assert not (out / "status.csv").exists()
+
+
+def test_a_status_table_that_a_spreadsheet_saved_does_not_stop_the_next_start(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / PROVENANCE).write_text('{"method": "identity"}')
+    (tmp_path / "status.csv").write_bytes(b"case;state;seconds;sentence\r\na;done;1,5;\r\n")
+    statuses = run_batch([Row("a", {}, {})], Settings("identity", tmp_path))
+    assert statuses["a"].state == DONE
+
+
 def test_a_dask_cluster_runs_the_cases(tmp_path: Path, image: Path) -> None:
     distributed = pytest.importorskip("distributed")
     with distributed.LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None) as cluster:
@@ -96,3 +130,15 @@ def test_no_cluster_at_the_address_is_one_sentence(tmp_path: Path, image: Path) 
 def test_a_case_without_its_label_map_has_a_picture_all_the_same(tmp_path: Path, image: Path) -> None:
     write_thumbnail(find_method("diffusion_edit"), {"FLAIR": sitk.ReadImage(str(image))}, tmp_path)  # a series has none
     assert (tmp_path / THUMBNAIL).is_file()
+
+
+def test_a_thumbnail_draws_each_label_in_its_own_colour(tmp_path: Path) -> None:
+    grey = sitk.GetImageFromArray(np.zeros((20, 20, 20), np.float32))
+    marks = np.zeros((20, 20, 20), np.uint8)
+    marks[5:15, 5:15, 5:15] = 1
+    sitk.WriteImage(sitk.GetImageFromArray(marks), str(tmp_path / "segments.nii.gz"))
+    labels = (Label(1, "first", (255, 0, 0)), Label(2, "absent", (0, 255, 0)))
+    spec = replace(find_method("identity"), outputs=(LabelMap("segments", "Segments", labels=labels),))
+    write_thumbnail(spec, {"image": grey}, tmp_path)
+    red, green, blue = sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / THUMBNAIL)))[80, 80]
+    assert red > 100 and green == blue == 0

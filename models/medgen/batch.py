@@ -8,6 +8,7 @@ started again. The pool is of local processes, or a `dask.distributed` cluster: 
 from __future__ import annotations
 
 import csv
+import json
 import multiprocessing
 import os
 import shutil
@@ -15,13 +16,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, ProcessPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from medgen.catalogue import find_method
-from medgen.errors import BadInput, Cancelled, MedGenError
-from medgen.running import Case, read_case, run_case
+from medgen.errors import BadInput, MedGenError
+from medgen.running import PROVENANCE, Case, read_case, run_case
 from medgen.spec import MethodSpec
 from medgen.worker.local import LocalWorker
 
@@ -121,9 +122,11 @@ def run_row(row: Row, settings: Settings) -> Status:
 
         write_thumbnail(spec, request.inputs, partial)
         os.replace(partial, settings.out / row.name)
-    except (MedGenError, OSError) as error:
+    except Exception as error:  # whatever one case brings about, the others go on
         shutil.rmtree(partial, ignore_errors=True)
-        return Status(row.name, FAILED, time.monotonic() - started, str(error))
+        known = isinstance(error, (MedGenError, OSError))
+        sentence = str(error) if known else f"This failed inside MedGen ({type(error).__name__}: {error})."
+        return Status(row.name, FAILED, time.monotonic() - started, sentence)
     return Status(row.name, DONE, time.monotonic() - started, " ".join(w.sentence for w in warnings))
 
 
@@ -183,8 +186,10 @@ def run_batch(
 ) -> dict[str, Status]:
     """Runs every case that has no folder yet; returns the status of all. `report` hears of each case as it ends.
 
-    A failed case is tried again only when the batch is started again. Raises BadInput where `out` cannot be written.
+    A failed case is tried again only when the batch is started again. Raises BadInput where `out` cannot be written, or
+    holds a case's folder that another method or no batch made.
     """
+    _refuse_foreign_folders(rows, settings)
     try:
         (settings.out / RUNNING).mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -239,8 +244,6 @@ def _one_round(
                     again.append(row)
                 else:
                     ended(Status(row.name, FAILED, 0.0, "The process that ran this case died twice."))
-            except Cancelled:
-                raise KeyboardInterrupt from None
         if again:
             again += [row for row in in_hand.values()]
             return again + queue
@@ -250,12 +253,24 @@ def _one_round(
 # ------------------------------------------------------------------------------------------------------- the status
 
 
+def _refuse_foreign_folders(rows: list[Row], settings: Settings) -> None:
+    """They would count as done: of another method's batch, or the folder that holds the case's own images."""
+    for folder in (settings.out / row.name for row in rows):
+        if folder.is_dir():
+            method = None
+            with suppress(OSError, ValueError, KeyError, TypeError):
+                method = json.loads((folder / PROVENANCE).read_text("utf-8"))["method"]
+            if method != settings.method:
+                what = f"a result of '{method}'" if method else "no result of a batch"
+                raise BadInput(f"'{folder}' holds {what}: choose another folder for the results.")
+
+
 def _known(rows: list[Row], out: Path) -> dict[str, Status]:
     """What earlier runs left: a case is done when its folder is there, whatever the table says."""
     told: dict[str, Status] = {}
     if (out / STATUS).is_file():
-        with (out / STATUS).open(newline="", encoding="utf-8") as file:
-            for line in csv.DictReader(file):
+        with (out / STATUS).open(newline="", encoding="utf-8") as file, suppress(ValueError, KeyError, TypeError):
+            for line in csv.DictReader(file):  # which somebody may have saved with a spreadsheet program
                 told[line["case"]] = Status(line["case"], line["state"], float(line["seconds"]), line["sentence"])
     known = {}
     for row in rows:

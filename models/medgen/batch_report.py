@@ -46,8 +46,9 @@ def write_thumbnail(spec: MethodSpec, inputs: Mapping[str, Any], folder: Path) -
         values = sitk.GetArrayFromImage(sitk.DICOMOrient(marks, "LPS"))
         if values.shape == grey.shape and values.any():
             table = np.zeros((int(values.max()) + 1, 3), np.float32)
-            for label in labels.labels or ():
-                table[min(label.value, len(table) - 1)] = label.colour
+            for label in labels.labels:
+                if label.value < len(table):  # the image may lack the last labels
+                    table[label.value] = label.colour
             if not labels.labels:
                 table[1:] = (128, 174, 128)
             inside = values > 0
