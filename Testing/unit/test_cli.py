@@ -53,6 +53,17 @@ def test_tables_come_back_as_they_were_written(tmp_path: Path) -> None:
     assert io.read_value(PORT[Table], path)[0] == table
 
 
+def test_a_table_that_excel_saved_has_its_first_column(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_bytes("label,id\r\n1,a\r\n".encode("utf-8-sig"))
+    assert io.read_value(PORT[Table], tmp_path / "t.csv")[0] == {"label": [1.0], "id": ["a"]}
+
+
+def test_json_without_end_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "p.json").write_text("[" * 200_000)
+    with pytest.raises(BadInput, match="does not hold"):
+        io.read_value(PORT[Points], tmp_path / "p.json")
+
+
 def test_bytes_and_points_come_back_as_they_were_written(tmp_path: Path) -> None:
     for kind, value in ((Blob, b"\0\xff"), (Points, [[1.0, -2.5, 3.0]]), (Planes, [{"origin": [1], "normal": [2]}])):
         (path,) = io.write_value(PORT[kind], value, tmp_path)
@@ -70,6 +81,17 @@ def test_nan_is_seen_in_nifti_though_itk_hides_it(dtype: type, value: float, nam
     sitk.WriteImage(sitk.GetImageFromArray(values), str(tmp_path / name))
     with pytest.raises(BadInput, match="NaN"):
         io.read_image(tmp_path / name)
+
+
+@pytest.mark.parametrize("place", [np.nan, np.inf])
+def test_nifti_whose_voxels_begin_nowhere_is_refused(place: float, tmp_path: Path) -> None:
+    path = tmp_path / "a.nii"
+    sitk.WriteImage(sitk.GetImageFromArray(np.ones((5, 6, 7), np.float32)), str(path))
+    data = bytearray(path.read_bytes())
+    data[108:112] = np.float32(place).tobytes()  # vox_offset
+    path.write_bytes(data)
+    with pytest.raises(BadInput, match="damaged"):
+        io.read_image(path)
 
 
 def test_nan_is_seen_in_the_other_byte_order(tmp_path: Path) -> None:

@@ -49,7 +49,7 @@ def read_image(path: Path) -> tuple[sitk.Image, str]:
             raise BadInput(f"'{path}' contains NaN or infinite values.")
     except PermissionError:
         raise BadInput(f"'{path}' may not be read: permission denied.") from None
-    except (RuntimeError, EOFError, OSError, struct.error) as error:
+    except (RuntimeError, EOFError, OSError, ValueError, OverflowError, struct.error) as error:
         if "orthonormal" in str(error):
             raise BadInput(f"The axes of '{path}' are not at right angles; resample it first.") from error
         raise BadInput(f"'{path}' cannot be read as an image: it is damaged or not what its name says.") from error
@@ -120,7 +120,7 @@ def _read_table(path: Path) -> dict[str, list[Any]]:
         except ValueError:
             return text
 
-    with path.open(newline="", encoding="utf-8") as stream:
+    with path.open(newline="", encoding="utf-8-sig") as stream:  # Excel begins its CSV in UTF-8 with a mark
         rows = list(csv.DictReader(stream))
     return {name: [number(row[name]) for row in rows] for name in (rows[0] if rows else ())}
 
@@ -145,7 +145,7 @@ def read_value(port: s.Port, path: Path) -> tuple[Any, str]:
         return (_read_table(path) if isinstance(port, s.Table) else _read_json(path, port)), ""
     except OSError as error:
         raise BadInput(f"'{path}' may not be read: {error.strerror}.") from error
-    except (ValueError, KeyError, IndexError, TypeError, csv.Error) as error:
+    except (ValueError, KeyError, IndexError, TypeError, RecursionError, csv.Error) as error:
         raise BadInput(f"'{path}' does not hold what input '{port.name}' ({port.title}) needs.") from error
 
 
