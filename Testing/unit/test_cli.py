@@ -161,6 +161,20 @@ def test_a_segmentation_keeps_names_colours_and_codes(tmp_path: Path) -> None:
     assert sitk.GetArrayFromImage(back).tolist() == [[[0, 2, 5]]]
 
 
+def test_an_export_takes_labels_saved_as_floating_point_for_labels(tmp_path: Path) -> None:
+    from medgen.exchange.preflight import segment_array
+    from medgen.exchange.segmentation_file import read_segmentation
+
+    path = tmp_path / "labels.nii.gz"
+    sitk.WriteImage(sitk.GetImageFromArray(np.array([[[0.0, 1.0, 2.0, 2.0]]])), str(path))
+    image, labels = read_segmentation(path)
+    masks = [segment_array(image, labels, n).tolist() for n in range(len(labels))]
+    assert masks == [[[[False, True, False, False]]], [[[False, False, True, True]]]]
+    sitk.WriteImage(sitk.GetImageFromArray(np.array([[[0.0, 0.4, 0.6]]])), str(path))
+    with pytest.raises(BadInput, match="whole numbers"):
+        read_segmentation(path)
+
+
 # ------------------------------------------------------------------------------------------------ whole or nothing
 
 

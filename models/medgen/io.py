@@ -136,7 +136,7 @@ def read_value(port: s.Port, path: Path) -> tuple[Any, str]:
         image, modality = read_image(path)
         if several:
             return frames_of(image), modality
-        return (_whole_numbers(image) if isinstance(port, (s.Mask, s.LabelMap)) else image), modality
+        return (whole_numbers(image) if isinstance(port, (s.Mask, s.LabelMap)) else image), modality
     if not path.is_file():
         raise BadInput(f"There is no file '{path}'.")
     try:
@@ -149,7 +149,7 @@ def read_value(port: s.Port, path: Path) -> tuple[Any, str]:
         raise BadInput(f"'{path}' does not hold what input '{port.name}' ({port.title}) needs.") from error
 
 
-def _whole_numbers(image: sitk.Image) -> sitk.Image:
+def whole_numbers(image: sitk.Image) -> sitk.Image:
     """A label map that a program saved as floating point, as integers again; anything else as it is."""
     values = sitk.GetArrayViewFromImage(image)
     if values.dtype.kind != "f" or not np.array_equal(values, np.trunc(values)) or abs(values).max(initial=0) >= 2**15:

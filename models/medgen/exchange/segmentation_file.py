@@ -43,8 +43,11 @@ def _label(image: sitk.Image, number: int, value: int) -> Label:
 def read_segmentation(path: Path) -> tuple[sitk.Image, tuple[Label, ...]]:
     """The image as the exports take it, and its labels (no background). A plain label map gets names 'Segment_1', ....
 
-    Several layers (overlapping segments) become one component for each label. Raises BadInput.
+    Several layers (overlapping segments) become one component for each label. Labels that were saved as floating point
+    are whole numbers again: the exports take floating point for probabilities. Raises BadInput.
     """
+    from medgen.io import whole_numbers
+
     try:
         image = sitk.ReadImage(str(path))
     except RuntimeError as error:
@@ -53,6 +56,9 @@ def read_segmentation(path: Path) -> tuple[sitk.Image, tuple[Label, ...]]:
     while image.HasMetaDataKey(f"Segment{len(numbers)}_LabelValue"):
         numbers.append(len(numbers))
     if not numbers:
+        image = whole_numbers(image)
+        if "float" in image.GetPixelIDTypeAsString():
+            raise BadInput(f"'{path}' is no label map: its values are not whole numbers.")
         present = np.unique(sitk.GetArrayViewFromImage(image))
         return image, tuple(_label(image, n, int(value)) for n, value in enumerate(present[present > 0]))
     values = [int(image.GetMetaData(f"Segment{n}_LabelValue")) for n in numbers]
