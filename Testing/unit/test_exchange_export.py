@@ -16,7 +16,7 @@ from skimage.measure import grid_points_in_poly
 
 from medgen.benchmarks import exchange as bench
 from medgen.benchmarks.exchange_sources import GEOMETRIES, write_source, write_ultrasound
-from medgen.errors import BadInput
+from medgen.errors import BadInput, MedGenError
 from medgen.exchange import preflight, roi_names, rtstruct, seg, series
 from medgen.exchange.contours import outlines
 from medgen.exchange.reading import Series, read_dicom_folder
@@ -195,6 +195,14 @@ def test_preflight_stops_a_mix_of_patients_and_writes_nothing(
     with pytest.raises(BadInput, match="different patients"):
         seg.export_seg(labelmap, bench.LABELS, source, tmp_path / "s.dcm", PROVENANCE, inputs=[other])
     assert not (tmp_path / "s.dcm").exists()
+
+
+def test_a_file_in_the_place_of_the_folder_is_one_sentence(
+    source: Series, labelmap: sitk.Image, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(MedGenError, match="could not be written"):
+        seg.export_seg(labelmap, bench.LABELS, source, tmp_path / "file" / "s.dcm", PROVENANCE)
 
 
 @pytest.mark.parametrize(

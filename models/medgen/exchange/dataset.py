@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -161,5 +162,6 @@ def save(made: Dataset, path: Path) -> Path:
     except OSError as error:
         raise MedGenError(f"'{path}' could not be written: {error.strerror}.") from error
     finally:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):  # replaced, or never there
+            part.unlink()
     return path
