@@ -78,6 +78,33 @@ def test_a_dicom_source_gives_derived_dicom_and_a_seg_that_refers_to_it(tmp_path
     assert segments.ReferencedSeriesSequence[0].SeriesInstanceUID == picture.SeriesInstanceUID
 
 
+@pytest.mark.parametrize("scale", [1 / 255, 16.0])
+def test_pictures_of_a_source_without_8_bits_keep_their_greys(scale, tmp_path):
+    pictures, _truth = case(tmp_path / "batch" / "a", 1, ["kept"])
+    pictures[0][0, 0] = 255
+    next((tmp_path / "batch" / "a").glob("restyled.*")).unlink()
+    made = sitk.GetImageFromArray((pictures[0] * np.float32(scale))[None])
+    io.write_value(PORTS["restyled"], [made], tmp_path / "batch" / "a")
+    [row] = csv.DictReader(write_training_set(tmp_path / "batch", tmp_path / "out").open())
+    assert np.array_equal(read(tmp_path / "out" / row["image"]), pictures[0])
+
+
+def test_a_source_may_be_one_dicom_file_among_others_after_a_column_of_a_parameter(tmp_path):
+    pictures, _truth = case(tmp_path / "batch" / "a", 1, ["kept"])
+    (tmp_path / "stills").mkdir()
+    for name in ("one.dcm", "two.dcm"):
+        write_ultrasound(tmp_path / "stills" / name)
+    (tmp_path / "cases.csv").write_text("case,style,frames\na,sampled,stills/one.dcm\n")
+    manifest = write_training_set(tmp_path / "batch", tmp_path / "out", tmp_path / "cases.csv")
+    [row] = csv.DictReader(manifest.open())
+    assert np.array_equal(pydicom.dcmread(tmp_path / "out" / row["dicom"]).pixel_array, pictures[0])
+
+
+def test_a_table_of_sources_that_is_not_there_is_one_sentence(tmp_path):
+    with pytest.raises(BadInput, match="cannot be read"):
+        write_training_set(tmp_path / "batch", tmp_path / "out", tmp_path / "cases.csv")
+
+
 def test_without_labels_there_is_no_training_set(tmp_path):
     (tmp_path / "batch" / "a").mkdir(parents=True)
     with pytest.raises(BadInput, match="labels"):

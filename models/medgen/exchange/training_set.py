@@ -16,6 +16,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from medgen.errors import BadInput
+from medgen.imaging.ultrasound import full_scale
 from medgen.spec import Code, Label, Terminology
 
 MANIFEST = "manifest.csv"
@@ -58,10 +59,19 @@ def write_training_set(batch: Path, out: Path, sources: Path | None = None) -> P
 
 
 def _source_files(table: Path) -> dict[str, Path]:
-    """The picture of each case: the first column after the name that holds a path."""
-    with table.open(newline="", encoding="utf-8-sig") as file:
-        lines = list(csv.DictReader(file))
-    return {line["case"]: table.parent / next(v for k, v in line.items() if k != "case" and v) for line in lines}
+    """The picture of each case: the first cell after the name that is the path of something. Raises BadInput."""
+    try:
+        with table.open(newline="", encoding="utf-8-sig") as file:
+            lines = list(csv.DictReader(file))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise BadInput(f"The table '{table}' cannot be read: {error}.") from None
+    found = {}
+    for line in lines:
+        cells = [table.parent / text for name, text in line.items() if name not in ("case", None) and text]
+        path = next((cell for cell in cells if cell.exists()), None)
+        if path is not None and line.get("case"):
+            found[line["case"]] = path
+    return found
 
 
 def _case(folder: Path, out: Path, source: Path | None) -> Iterator[dict[str, Any]]:
@@ -88,17 +98,26 @@ def _pairs(folder: Path) -> Iterator[Pair]:
             checks = list(csv.DictReader(file))
     provenance = json.loads((folder / "provenance.json").read_text("utf-8"))
     (truth,) = _flat(labels)
-    for number, picture in enumerate(_flat(pictures)):
+    for number, picture in enumerate(_eight_bits(pictures)):
         if picture.shape != truth.shape:
             raise BadInput(f"The labels of '{folder.name}' are not of the size of its picture.")
         row = checks[number] if number < len(checks) else {}
-        yield Pair(folder.name, number + 1, picture.astype(np.uint8), truth, row, provenance)
+        yield Pair(folder.name, number + 1, picture, truth, row, provenance)
 
 
 def _flat(path: Path) -> list[np.ndarray]:
     """Every frame of a file, [h, w]."""
     values = sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
     return list(values.reshape(-1, *values.shape[-2:]))
+
+
+def _eight_bits(path: Path) -> list[np.ndarray]:
+    """Every frame of a file, uint8 [h, w]. Pictures of a source that had not 8 bits come as floating point."""
+    frames = _flat(path)
+    if frames[0].dtype == np.uint8:
+        return frames
+    white = full_scale(sitk.ReadImage(str(path)))
+    return [np.rint(np.clip(frame / white, 0, 1) * 255).astype(np.uint8) for frame in frames]
 
 
 def _write(pair: Pair, out: Path, source: Path | None) -> dict[str, str]:
@@ -126,7 +145,7 @@ def _write_dicom(pair: Pair, stem: Path, source: Path) -> dict[str, str]:
     from medgen.exchange.seg import export_seg
     from medgen.exchange.series import export_picture
 
-    [reference] = read_dicom_folder(source if source.is_dir() else source.parent)
+    [reference] = read_dicom_folder(source)
     picture: Any = sitk.GetImageFromArray(pair.picture)
     if isinstance(reference.image, list):
         picture = [picture]
