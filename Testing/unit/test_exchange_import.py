@@ -115,6 +115,16 @@ def test_a_results_folder_is_a_method(configuration: str, options: dict[str, Any
     assert (sitk.GetArrayFromImage(once) != sitk.GetArrayFromImage(result)).any()
 
 
+def test_channels_that_lie_elsewhere_are_not_stacked(tmp_path: Path) -> None:
+    spec = import_nnunet(results_folder(tmp_path, channels=2))
+    first, second = images(2)
+    second.SetOrigin([value + 0.01 for value in first.GetOrigin()])  # as headers are rounded
+    segment(spec, [first, second], mirroring=False)
+    second.SetOrigin([value + 20 for value in first.GetOrigin()])
+    with pytest.raises(BadInput, match="on one grid"):
+        segment(spec, [first, second])
+
+
 def test_a_model_with_batch_normalisation_is_imported(tmp_path: Path) -> None:
     """Its state counts batches in a tensor without axes."""
     spec = import_nnunet(results_folder(tmp_path, norm="BatchNorm3d"))

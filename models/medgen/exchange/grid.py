@@ -2,8 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import SimpleITK as sitk
+
+from medgen.errors import BadInput
+from medgen.imaging.geometry import same_grid
+
+APART = 0.1  # voxels: what headers of registered channels differ by
+
+
+def refuse_other_grids(images: Sequence[sitk.Image]) -> None:
+    """Raises BadInput for channels of a model that do not lie voxel on voxel: it would stack them all the same."""
+    if not all(same_grid(images[0], image, APART) for image in images[1:]):
+        raise BadInput("The inputs of this model must lie on one grid: resample them to the first one.")
 
 
 def is_axial(image: sitk.Image) -> bool:

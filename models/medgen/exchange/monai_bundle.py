@@ -17,6 +17,7 @@ import SimpleITK as sitk
 import torch
 
 from medgen.errors import BadInput, MedGenError
+from medgen.exchange.grid import refuse_other_grids
 from medgen.method import Context
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -145,6 +146,7 @@ def run(inputs: dict[str, Any], parameters: dict[str, Any], context: Context) ->
     """The method that `MethodSpec.run` of an imported bundle names. Output: 'segmentation'."""
     archive = context.weights
     assert archive is not None
+    refuse_other_grids(list(inputs.values()))
     context.progress.report("Preparing", 0.0)
     try:
         bundle = context.cached(("monai", str(archive), context.device), lambda: Bundle(archive, context.device))

@@ -19,6 +19,7 @@ import torch
 from scipy import ndimage
 
 from medgen.errors import BadInput
+from medgen.exchange.grid import refuse_other_grids
 from medgen.exchange.nnunet_case import Case, prepare, to_labels
 from medgen.exchange.nnunet_network import build_network
 from medgen.imaging.sliding_window import Scheme, sliding_window
@@ -121,13 +122,9 @@ def predict_scores(
 
 def _stack(images: Sequence[sitk.Image], reader: str) -> tuple[np.ndarray, sitk.Image]:
     """float32 [channels, z, y, x] as nnU-Net's reader would give it, and the image whose grid that is."""
-    first = images[0]
-    for image in images[1:]:
-        same = image.GetSize() == first.GetSize() and np.allclose(image.GetSpacing(), first.GetSpacing(), rtol=1e-3)
-        if not same:
-            raise BadInput("The inputs of this model must lie on one grid: resample them to the first one.")
     if reader.endswith("WithReorient"):
         images = [sitk.DICOMOrient(image, "RAS") for image in images]
+    refuse_other_grids(images)
     arrays = [sitk.GetArrayViewFromImage(image) for image in images]
     if arrays[0].ndim == 2:
         arrays = [array[np.newaxis] for array in arrays]
