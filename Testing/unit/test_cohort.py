@@ -17,7 +17,7 @@ from medgen import cohort
 from medgen.catalogue import find_method
 from medgen.cohort import Cohort, check_cohort, make_cohort
 from medgen.errors import BadInput, MedGenError
-from medgen.spec import Image, Int, MethodSpec, Table
+from medgen.spec import Float, Image, Int, MethodSpec, Table
 from medgen.worker.jobs import JobRequest
 
 MAKER = replace(
@@ -89,6 +89,15 @@ def test_another_seed_makes_other_images(tmp_path: Path) -> None:
     worker = PlayedWorker()
     make_cohort(asked(tmp_path, seed=50), worker, lambda line: None)  # type: ignore[arg-type]
     assert [row["seed"] for row in manifest(tmp_path)] == ["50", "51", "52", "53"] and len(worker.requests) == 4
+
+
+@pytest.mark.parametrize("change", [{"parameters": {"truncation": 0.5}}, {"weights": "others.safetensors"}])
+def test_other_parameters_or_weights_make_other_images(change: dict[str, Any], tmp_path: Path) -> None:
+    spec = replace(MAKER, parameters=(*MAKER.parameters, Float("truncation", "Truncation", 1.0)))
+    make_cohort(asked(tmp_path, spec=spec), PlayedWorker(), lambda line: None)  # type: ignore[arg-type]
+    worker = PlayedWorker()
+    make_cohort(asked(tmp_path, spec=spec, **change), worker, lambda line: None)  # type: ignore[arg-type]
+    assert len(worker.requests) == 4
 
 
 def test_the_gate_reports_on_all_of_them_against_a_folder_of_real_ones(tmp_path: Path) -> None:

@@ -45,17 +45,21 @@ class Cohort:
 
 
 def make_cohort(asked: Cohort, worker: LocalWorker, say: Callable[[str], None]) -> list[Path]:
-    """Image i is drawn with seed + i, so that a cohort that was interrupted goes on with what is missing. Returns the
-    images. Raises BadInput, MedGenError, Cancelled."""
+    """Image i is drawn with seed + i, so that a cohort that was interrupted goes on with what is missing: images with
+    another seed, other parameters or weights are made anew. Returns the images. Raises BadInput, MedGenError,
+    Cancelled."""
     port = _image_port(asked.spec)
     _make_folder(asked.folder)
     known = _read_manifest(asked.folder)
+    parameters = _parameters(asked)
+    weights = Path(asked.weights or next(iter(asked.spec.weights), "")).name
     files = []
     for number in range(asked.count):
         path = asked.folder / f"{asked.spec.id}_{number + 1:04d}_synthetic.nii.gz"
         seed = asked.seed + number
-        if known.get(path.name, {}).get("seed") != str(seed) or not path.is_file():
-            facts = _make_one(asked, port, path, seed, worker)
+        wanted = {"seed": str(seed), "weights": weights, "parameters": json.dumps(parameters, sort_keys=True)}
+        if not path.is_file() or not wanted.items() <= known.get(path.name, {}).items():
+            facts = _make_one(asked, port, path, seed, parameters, worker)
             known[path.name] = {"file": path.name, "seed": str(seed), "synthetic": "yes", **facts}
             _write_manifest(asked.folder, known)
         files.append(path)
@@ -77,10 +81,16 @@ def _make_folder(folder: Path) -> None:
         raise BadInput(f"The folder '{folder}' cannot be written to: {error.strerror}.") from None
 
 
-def _make_one(asked: Cohort, port: Image, path: Path, seed: int, worker: LocalWorker) -> dict[str, str]:
-    count = {"count": 1} if any(p.name == "count" for p in asked.spec.parameters) else {}
-    parameters = {**asked.parameters, **count}
-    request = JobRequest(asked.spec.id, {}, parameters, seed, asked.device, asked.weights)
+def _parameters(asked: Cohort) -> dict[str, Any]:
+    """Those of every image, one image a run."""
+    one = {"count": 1} if any(p.name == "count" for p in asked.spec.parameters) else {}
+    return asked.spec.check_parameters({**asked.parameters, **one})
+
+
+def _make_one(
+    asked: Cohort, port: Image, path: Path, seed: int, parameters: Mapping[str, Any], worker: LocalWorker
+) -> dict[str, str]:
+    request = JobRequest(asked.spec.id, {}, dict(parameters), seed, asked.device, asked.weights)
     outputs, provenance = worker.run(request)
     image = outputs[port.name][0] if isinstance(outputs[port.name], list) else outputs[port.name]
     with full_disk_named(asked.folder):
