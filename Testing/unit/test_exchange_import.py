@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import tempfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -294,7 +295,9 @@ def zipped(folder: Path, path: Path) -> Path:
     return path
 
 
-def test_a_bundle_runs_only_after_consent_to_its_hash(tmp_path: Path, data_folder: Path) -> None:
+def test_a_bundle_runs_only_after_consent_to_its_hash(
+    tmp_path: Path, data_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     bundle = make_bundle(tmp_path / "toy", "UNet")
     digest = hash_of(bundle)
     assert not data_folder.exists()
@@ -302,7 +305,11 @@ def test_a_bundle_runs_only_after_consent_to_its_hash(tmp_path: Path, data_folde
     with pytest.raises(BadInput, match="runs code of its makers"):
         import_monai(bundle, "0" * 64)
     spec = import_monai(tmp_path / "toy.zip", digest)
-    result = segment(spec, [case()])
+    (tmp_path / "scratch").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "scratch"))
+    method, held = load_run(spec), Context(weights=checked_weights(spec.id, "bundle.zip")[0])  # as a worker holds it
+    result = method({spec.inputs[0].name: case()}, {}, held)["segmentation"]
+    assert held.cache and not list((tmp_path / "scratch").iterdir())  # a worker is killed: nothing tidies up after it
     assert result.GetSize() == case().GetSize() and result.GetDirection() == case().GetDirection()
     assert len(np.unique(sitk.GetArrayViewFromImage(result))) > 1
     kept = data_folder / "Weights" / spec.id / "bundle.zip"

@@ -60,16 +60,18 @@ def _memory_reader(images: dict[str, sitk.Image]) -> Any:
 
 
 class Bundle:
-    """An unpacked bundle, its configuration parsed for one device."""
+    """A bundle's configuration parsed and its network loaded for one device. The unpacked files are gone by then: a
+    worker ends by being killed, and would leave a copy of the model on the disk every time."""
 
     def __init__(self, archive: Path, device: str) -> None:
+        with tempfile.TemporaryDirectory(prefix="medgen-bundle-") as folder, zipfile.ZipFile(archive) as packed:
+            packed.extractall(folder)
+            self._parse(Path(folder), device)
+
+    def _parse(self, root: Path, device: str) -> None:
         from monai.bundle import ConfigParser
 
-        self._folder = tempfile.TemporaryDirectory(prefix="medgen-bundle-")
-        self.root = Path(self._folder.name)
-        with zipfile.ZipFile(archive) as packed:
-            packed.extractall(self.root)
-        metadata = json.loads((self.root / "configs" / "metadata.json").read_text("utf-8"))
+        metadata = json.loads((root / "configs" / "metadata.json").read_text("utf-8"))
         self.key = next(iter(metadata["network_data_format"]["inputs"]))
         self.has_background = "background" in {
             str(name).lower()
@@ -77,19 +79,19 @@ class Bundle:
             for name in (port.get("channel_def") or {}).values()
         }
         self.parser = ConfigParser()
-        self.parser.read_config(str(self.root / "configs" / "inference.json"))
-        self.parser.read_meta(str(self.root / "configs" / "metadata.json"))
-        self.parser["bundle_root"] = str(self.root)
+        self.parser.read_config(str(root / "configs" / "inference.json"))
+        self.parser.read_meta(str(root / "configs" / "metadata.json"))
+        self.parser["bundle_root"] = str(root)
         self.parser["device"] = torch.device(device)
-        self.network = self._load_network(device)
+        self.network = self._load_network(root, device)
         self.inferer = self.parser.get_parsed_content("inferer")
         self.before = self.parser.get_parsed_content("preprocessing")
         self.after = self.parser.get_parsed_content("postprocessing")
 
-    def _load_network(self, device: str) -> torch.nn.Module:
-        weights = self.root / "models" / "model.pt"
+    def _load_network(self, root: Path, device: str) -> torch.nn.Module:
+        weights = root / "models" / "model.pt"
         if not weights.exists():
-            return torch.jit.load(str(self.root / "models" / "model.ts"), map_location=device).eval()
+            return torch.jit.load(str(root / "models" / "model.ts"), map_location=device).eval()
         name = "network_def" if self.parser.get("network_def") is not None else "network"
         network = self.parser.get_parsed_content(name)
         state = torch.load(weights, map_location=device, weights_only=True)
