@@ -10,15 +10,16 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
-from scipy.ndimage import gaussian_filter
+from scipy import ndimage
 
 from medgen.errors import BadInput
 from medgen.imaging import head_preparation
 from medgen.imaging.geometry import from_array, to_array
+from medgen.imaging.head_labels import CLASSES
 from medgen.imaging.phantoms import analytic_head, render_ct, render_mr
 from medgen.imaging.sliding_window import sliding_window
 from medgen.method import Context, SilentProgress
-from medgen.methods.frequency_mr_to_ct import infer, train
+from medgen.methods.frequency_mr_to_ct import infer, structures, train
 from medgen.methods.frequency_mr_to_ct.loss import LOWEST_HU, RANGE_HU, frequency_loss, low_frequencies
 from medgen.methods.frequency_mr_to_ct.net import BOX, Critic, FrequencyNet, Refinement, Split, network_from_state
 from medgen.methods.frequency_mr_to_ct.proof import support
@@ -91,7 +92,7 @@ def test_the_low_pass_is_a_gaussian_of_15_voxels_or_a_box_of_16() -> None:
     hu = np.zeros((60, 64, 68), np.float32)
     hu[20:35, 20:50, 10:40] = 1000
     smooth = low_frequencies(hu)
-    assert np.abs(smooth - gaussian_filter(hu, 15, mode="nearest")).max() < 0.02 * smooth.max()
+    assert np.abs(smooth - ndimage.gaussian_filter(hu, 15, mode="nearest")).max() < 0.02 * smooth.max()
     impulse = np.zeros((40, 40, 40), np.float32)
     impulse[20, 20, 20] = 16**3
     box = low_frequencies(impulse, BOX)
@@ -131,8 +132,9 @@ class Notices(SilentProgress):
 def run(inputs, monkeypatch, progress=None, **parameters):
     monkeypatch.setattr(infer, "SPACING_MM", 4.0)
     monkeypatch.setattr(infer, "load_network", lambda _context: Bright())
-    given = {"remove_bias": False, "overlap": "0.25", **parameters}
-    return infer.run(inputs, FREQUENCY.check_parameters(given), Context(progress=progress or SilentProgress()))
+    given = {"remove_bias": False, "overlap": "0.25", "structures": False, **parameters}
+    context = Context(progress=progress or SilentProgress())
+    return infer.run(inputs, FREQUENCY.check_parameters(given), context)
 
 
 def test_a_run_gives_hu_on_the_scans_grid(mr, monkeypatch) -> None:
@@ -145,6 +147,39 @@ def test_a_run_gives_hu_on_the_scans_grid(mr, monkeypatch) -> None:
     assert (hu[~body] < -600).mean() > 0.98  # voxels on the skin hold both, as resampled
     assert np.percentile(hu[body], 75) == 40
     assert to_array(found["share"]).min() >= 0 and to_array(found["share"]).max() <= 1
+
+
+class AllBone(torch.nn.Module):
+    """Stands for the network of the head's structures: what is not black is cortical bone."""
+
+    pools = 1
+
+    def forward(self, planes: torch.Tensor) -> torch.Tensor:
+        classes = torch.where(planes[:, 0] > 0.02, 19, 0)
+        return 20.0 * torch.nn.functional.one_hot(classes, CLASSES).movedim(-1, 1)
+
+
+def test_hu_that_do_not_fit_the_structure_become_typical_ones(mr, monkeypatch) -> None:
+    monkeypatch.setattr(structures, "load_head_network", lambda _path, _context: AllBone())
+    alone, held = (to_array(run({"mr": mr}, monkeypatch, structures=on)["ct"]) for on in (False, True))
+    assert (alone == 1150).sum() == 0
+    inside = ndimage.binary_erosion(alone == 40, iterations=2)
+    assert inside.any() and (held[inside] == 1150).mean() > 0.99
+    assert (held[:, :2, :2] == -1000).all()  # air round the head
+
+
+def test_only_hu_out_of_the_range_of_their_structure_change() -> None:
+    hu = np.array([-300.0, 50.0, 200.0, 700.0, 700.0, 30.0], np.float32)
+    labels = np.array([3, 3, 19, 19, 23, structures.UNKNOWN])
+    assert structures.fitted(hu, labels).tolist() == [10.0, 50.0, 1150.0, 700.0, 50.0, 30.0]
+
+
+def test_the_result_names_the_weights_of_the_structures(mr, monkeypatch) -> None:
+    monkeypatch.setattr(infer, "SPACING_MM", 4.0)
+    monkeypatch.setattr(infer, "load_network", lambda _context: Bright())
+    context = Context()
+    infer.run({"mr": mr}, FREQUENCY.check_parameters({"remove_bias": False}), context)
+    assert list(context.borrowed) == ["multiplanar_unet/head_mr.safetensors"]
 
 
 def test_the_spread_of_one_answer_is_nought(mr, monkeypatch) -> None:

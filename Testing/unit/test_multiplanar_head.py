@@ -9,10 +9,11 @@ from safetensors.torch import load_file, save_file
 from medgen.catalogue import find_method
 from medgen.errors import BadInput, Cancelled
 from medgen.imaging.geometry import Grid, from_array, to_array
+from medgen.imaging.head_labels import CLASSES, LABELS
+from medgen.imaging.head_segmentation import probabilities
 from medgen.imaging.phantoms import analytic_head, render_mr
 from medgen.method import Context, SilentProgress
 from medgen.methods.multiplanar_unet import infer
-from medgen.methods.multiplanar_unet.labels import CLASSES, LABELS
 from medgen.methods.multiplanar_unet.proof import prove
 from medgen.methods.multiplanar_unet.render import CLASS_OF_TISSUE, prepare_head, read_label_map, render_batch
 from medgen.methods.multiplanar_unet.train import one_cycle, segmentation_loss, train
@@ -167,7 +168,7 @@ def test_the_precision_of_this_machine_changes_no_probability_by_much(weights):
     planes, network = torch.rand(3, 20, 24), infer.load_network(Context(weights=weights))
     with torch.no_grad():
         exact = network(planes[:, None]).softmax(1)
-    found = infer.probabilities(planes, network, "cpu")
+    found = probabilities(planes, network, "cpu")
     assert found.dtype == torch.float16
     assert (found - exact).abs().max() < 0.02
 

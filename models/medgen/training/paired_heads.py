@@ -39,6 +39,7 @@ AIR_ROUND_MM = 12  # as in `imaging.head_preparation`
 BORDER = 5  # voxels rendered beyond a patch, which the point spread reaches into
 FATTY = [INDEX["fat"], INDEX["marrow"], INDEX["skin"]]
 FLOWING = [INDEX["vessel"], INDEX["dura and sinus"]]
+WATERY = [INDEX["outer csf"], INDEX["ventricular csf"], INDEX["eyeball"]]
 FAMILIES = {"T1": 0.5, "T1c": 0.07, "T1se": 0.25, "T2": 0.06, "PD": 0.04, "FLAIR": 0.04, "random": 0.04}
 
 
@@ -120,6 +121,10 @@ def scanner_contrast(rng: np.random.Generator) -> Array:
         sequence = MrSequence(times[0], times[1], times[2], base.contrast)
         means = np.array([sequence.signal(t) for t in TISSUES]) * np.exp(rng.normal(0, 0.1, len(TISSUES)))
         means[INDEX["cortical bone"]] *= rng.uniform(0.3, 2.0)
+        if (
+            base.ti_ms and rng.random() < 0.5
+        ):  # the equation leaves CSF as dark as bone; a readout of many pulses does not
+            means[WATERY] += rng.uniform(0, 0.35) * means[INDEX["cerebral white matter"]]
     if rng.random() < 0.2:
         means[FATTY] *= rng.uniform(0.05, 0.5)
     means[INDEX["marrow"]] *= rng.uniform(0.5, 1.2)

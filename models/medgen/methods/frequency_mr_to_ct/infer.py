@@ -20,6 +20,7 @@ from medgen.imaging.sliding_window import sliding_window
 from medgen.method import Context
 from medgen.methods.frequency_mr_to_ct.loss import LOWEST_HU, RANGE_HU, SPACING_MM
 from medgen.methods.frequency_mr_to_ct.net import FrequencyNet, network_from_state
+from medgen.methods.frequency_mr_to_ct.structures import fitted, structures
 from medgen.metrics.synthetic_ct import compare, metrics_table
 from medgen.nets.half_precision import half_precision
 
@@ -42,6 +43,12 @@ def run(inputs: dict[str, Any], parameters: dict[str, Any], context: Context) ->
     head = prepare_head(mr, inputs.get("body"), SPACING_MM, remove_bias=parameters["remove_bias"], cut=False)
     _look_at(mr, head, context)
     found = predict(head, network, parameters, context)
+    if parameters["structures"]:
+
+        def tell(done: float) -> None:
+            context.progress.report("Finding the head's structures", 0.75 + 0.2 * done)
+
+        found["ct"] = fitted(found["ct"], structures(head, context, tell))
     context.progress.report("Returning to the image's grid", 0.95)
     inside = outline(found["ct"], to_array(head.mask) != 0, "body" in inputs)
     hu = np.where(inside, found["ct"], AIR_HU) if parameters["fill_outside"] else found["ct"]
@@ -109,7 +116,7 @@ def predict(
 
         def tell(fraction: float, number: int = number) -> None:
             context.progress.raise_if_cancelled()
-            context.progress.report("Making the CT", 0.15 + 0.8 * (number + fraction) / len(variants))
+            context.progress.report("Making the CT", 0.15 + 0.6 * (number + fraction) / len(variants))
 
         turned = (volume * times).flip(-1) if mirrored else volume * times
         here = foreground.flip(-1) if mirrored and foreground is not None else foreground

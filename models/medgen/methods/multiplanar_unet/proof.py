@@ -18,10 +18,10 @@ import torch
 from scipy import ndimage
 
 from medgen.imaging.geometry import to_array
+from medgen.imaging.head_labels import CLASSES, LABELS, SOURCES
 from medgen.imaging.phantoms import TEST_HEADS, crop_to_head, load_head, render_mr
 from medgen.method import Context, Progress, SilentProgress
 from medgen.methods.multiplanar_unet.infer import load_network, segment
-from medgen.methods.multiplanar_unet.labels import CLASSES, LABELS, SOURCES
 from medgen.methods.multiplanar_unet.learning import fit, masked_cross_entropy, probabilities
 from medgen.methods.multiplanar_unet.sampling import (
     SparseVolume,

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from scipy import ndimage
 
-from medgen.methods.multiplanar_unet.labels import SOURCES
+from medgen.imaging.head_labels import SOURCES
 
 Array = np.ndarray
 
@@ -252,7 +252,7 @@ def _tissue_signal(rng: np.random.Generator, kind: str) -> Array:
 
 
 def _scale(head: Head, signal: Array, strip_mm: float | None, rng: np.random.Generator) -> float:
-    """What `infer.robust_scale` would divide the whole volume by, from a few thousand of its voxels."""
+    """What `head_segmentation.robust_scale` would divide the whole volume by, from a few thousand of its voxels."""
     pick = rng.integers(0, head.tissue.size, 4000)
     values = signal[head.tissue.ravel()[pick]]
     if strip_mm is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from medgen.methods.multiplanar_unet.labels import BONE_AND_AIR, LABELS
+from medgen.imaging.head_labels import BONE_AND_AIR, LABELS
 from medgen.spec import (
     ROI,
     Blob,

@@ -18,9 +18,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medgen.errors import BadInput
+from medgen.imaging.head_labels import CLASSES
 from medgen.imaging.phantoms import TRAIN_HEADS, VALIDATION_HEADS, numbered_maps
 from medgen.method import Progress
-from medgen.methods.multiplanar_unet.labels import CLASSES
 from medgen.methods.multiplanar_unet.render import Head, prepare_head, read_label_map, render_batch
 from medgen.nets.unet2d import UNet2d
 from medgen.training.export import chosen_config, export_weights, made_by
