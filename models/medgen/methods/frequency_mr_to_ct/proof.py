@@ -74,7 +74,8 @@ def prove(mode: Mode = "normal", seed: int = 0, progress: Progress | None = None
         skipped.append("The starter weights are measured on the shared data, which is not on this machine.")
     else:
         progress.report("Starter weights", 0.7)
-        checks += starter_heads(progress) + scans(progress)
+        for structures in (True, False):
+            checks += starter_heads(progress, structures) + scans(progress, structures)
     return verdict(FREQUENCY.id, checks, skipped)
 
 
