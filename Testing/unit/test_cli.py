@@ -240,3 +240,37 @@ def test_a_fault_of_ours_is_one_sentence_too(
     said = capsys.readouterr().err
     assert end.value.code == 1
     assert said == "This failed inside MedGen (ZeroDivisionError: by zero); --debug shows where.\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["frob"], "No such command 'frob'"),
+        (["run", "identity"], "Missing option '--out' / '-o'"),
+        (["run", "identity", "-o", "x", "--seed", "-5"], "Invalid value for '--seed'"),
+        (["prove", "--bogus"], "No such option: --bogus"),
+    ],
+)
+def test_a_wrong_command_line_is_one_sentence(
+    words: list[str], said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["medgen", *words])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    error = capsys.readouterr().err
+    assert end.value.code == 2 and error.startswith(said) and error.count("\n") == 1
+
+
+def test_weights_may_be_named_by_a_path_from_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    requests = []
+    monkeypatch.setattr("medgen.running.run_case", lambda spec, request, *_rest: requests.append(request) or [])
+    monkeypatch.chdir(tmp_path)
+    sitk.WriteImage(sitk.Image([4, 4, 4], sitk.sitkInt16), "image.nrrd")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "a.safetensors").touch()
+    for name in ("mine/a.safetensors", "starter.safetensors"):
+        done = CliRunner().invoke(
+            cli.app, ["run", "identity", "-i", "image=image.nrrd", "-o", "out", "--weights", name]
+        )
+        assert done.exit_code == 0, done.output
+    assert [r.weights for r in requests] == [str(tmp_path / "mine" / "a.safetensors"), "starter.safetensors"]

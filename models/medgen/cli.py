@@ -35,9 +35,11 @@ say = Console(stderr=True, highlight=False)
 out = Console(highlight=False, soft_wrap=True)
 ROOT = Path(__file__).resolve().parents[2]
 BENCHMARKS = Path(__file__).with_name("benchmarks")
+LARGEST_SEED = 2**31 - 1  # numpy's generators take no negative ones
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
 Quick = Annotated[bool, typer.Option("--quick", help="The short form, for CI.")]
+Seed = Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Of every random draw.")]
 Folder = Annotated[Path, typer.Option("--out", "-o", help="Folder for the results; made if it is not there.")]
 
 
@@ -118,6 +120,11 @@ def pairs(given: list[str], what: str) -> dict[str, str]:
     return found
 
 
+def weights_named(given: str | None) -> str | None:
+    """A file by its full path, which the worker's own folder does not change; any other name as it is."""
+    return str(Path(given).absolute()) if given and Path(given).is_file() else given
+
+
 @app.command()
 def run(
     method: Annotated[str, typer.Argument(help="A method's id; `medgen methods` lists them.")],
@@ -125,7 +132,7 @@ def run(
     inputs: Annotated[list[str] | None, typer.Option("--input", "-i", help="name=FILE, once for each input.")] = None,
     parameters: Annotated[list[str] | None, typer.Option("--parameter", "-p", help="name=value.")] = None,
     weights: Annotated[str | None, typer.Option(help="A weights file other than the method's own.")] = None,
-    seed: Annotated[int, typer.Option(help="Of every random draw.")] = 0,
+    seed: Seed = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda:0 ...")] = "auto",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier result in the folder.")] = False,
 ) -> None:
@@ -137,7 +144,7 @@ def run(
     if (folder / PROVENANCE).exists() and not overwrite:
         raise BadInput(f"'{folder}' holds an earlier result; choose another folder, or say --overwrite.")
     files = {name: Path(value) for name, value in pairs(inputs or [], "an input").items()}
-    case = Case(files, pairs(parameters or [], "a parameter"), seed, device, weights)
+    case = Case(files, pairs(parameters or [], "a parameter"), seed, device, weights_named(weights))
     request, doubts = read_case(spec, case)
     for warning in doubts:
         say.print(f"Doubtful: {warning.sentence}", style="yellow", markup=False)
@@ -157,7 +164,7 @@ def batch(
     workers: Annotated[int, typer.Option(min=1, max=64, help="Cases at a time on this machine.")] = 1,
     cluster: Annotated[str | None, typer.Option(help="Address of a dask.distributed scheduler instead.")] = None,
     weights: Annotated[str | None, typer.Option(help="A weights file other than the method's own.")] = None,
-    seed: Annotated[int, typer.Option(help="Of every random draw.")] = 0,
+    seed: Seed = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda:0 ...")] = "auto",
 ) -> None:
     """Run a method on many cases; started again with the same folder, it goes on with what is missing or failed."""
@@ -167,7 +174,7 @@ def batch(
     spec = find_method(method)
     rows = read_table(table, spec)
     threads = max(1, (os.cpu_count() or 1) // workers)
-    settings = Settings(method, folder, seed, device, weights, threads)
+    settings = Settings(method, folder, seed, device, weights_named(weights), threads)
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:.0f} of {task.total:.0f}"))
     with Progress(*columns, TimeElapsedColumn(), console=say) as progress:
         task = progress.add_task(spec.title, total=len(rows))
@@ -194,7 +201,9 @@ def cohort(
     parameters: Annotated[list[str] | None, typer.Option("--parameter", "-p", help="name=value.")] = None,
     gate: Annotated[list[str] | None, typer.Option(help="name=value for the gate; without, one run.")] = None,
     weights: Annotated[str | None, typer.Option(help="A weights file other than the method's own.")] = None,
-    seed: Annotated[int, typer.Option(help="Of the first image; each further one takes the next.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=LARGEST_SEED, help="Of the first image; each further one takes the next.")
+    ] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda:0 ...")] = "auto",
 ) -> None:
     """Make synthetic images, a manifest, and the gate's report: whether they copy a patient or repeat themselves."""
@@ -203,7 +212,7 @@ def cohort(
 
     spec = find_method(method)
     given = spec.check_parameters(pairs(parameters or [], "a parameter"))
-    asked = Cohort(spec, count, folder, seed, given, device, weights, real)
+    asked = Cohort(spec, count, folder, seed, given, device, weights_named(weights), real)
     if gate:
         asked.gate = find_method(GATE_METHOD).check_parameters(pairs(gate, "a parameter"))
     with LocalWorker() as worker:
@@ -430,25 +439,37 @@ def main() -> NoReturn:
     debug = "--debug" in sys.argv
     arguments = [word for word in sys.argv[1:] if word != "--debug"]
     try:
-        app(arguments, prog_name="medgen")
+        code = app(arguments, prog_name="medgen", standalone_mode=False)
     except MedGenError as error:
         _fail(error, str(error), error.exit_code, debug)
-    except SystemExit as end:
-        if end.code == 130:  # what typer makes of Ctrl-C
-            print("Cancelled.", file=sys.stderr)
-        raise
     except ModuleNotFoundError as error:
         _fail(error, f"The Python package '{error.name}' is missing; run `medgen setup`.", 1, debug)
     except Exception as error:
-        sentence = f"This failed inside MedGen ({type(error).__name__}: {error}); --debug shows where."
+        if hasattr(error, "format_message"):  # typer's, of a wrong option; its class has moved between versions
+            _fail(error, _usage(error), error.exit_code, debug)
+        sentence = f"This failed inside MedGen ({type(error).__name__}: {_one_line(error)}); --debug shows where."
         _fail(error, sentence, 1, debug)
-    sys.exit(0)
+    if code == 130:  # what typer makes of Ctrl-C
+        print("Cancelled.", file=sys.stderr)
+    sys.exit(code or 0)
+
+
+def _usage(error: Any) -> str:
+    """Empty where the help was shown, for want of any word."""
+    command = error.ctx.command_path if getattr(error, "ctx", None) else "medgen"
+    said = _one_line(error.format_message()).rstrip(".")
+    return f"{said}; '{command} --help' tells more." if said else ""
+
+
+def _one_line(message: object) -> str:
+    return " ".join(str(message).split())
 
 
 def _fail(error: BaseException, sentence: str, code: int, debug: bool) -> NoReturn:
     if debug:
         traceback.print_exception(error)
-    print(sentence, file=sys.stderr)
+    if sentence:
+        print(sentence, file=sys.stderr)
     sys.exit(code)
 
 
