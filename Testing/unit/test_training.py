@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from medgen.errors import Cancelled
+from medgen.errors import BadInput, Cancelled
 from medgen.method import SilentProgress
 from medgen.training.export import export_weights
 from medgen.training.loop import LoopConfig, train
@@ -139,6 +139,28 @@ def test_an_error_within_a_step_keeps_no_half_done_step(tmp_path: Path) -> None:
     resumed, whole = (train(TinyGan(), sample, tmp_path / name, config) for name in ("failed", "whole"))
     for name, value in states(whole).items():
         assert torch.equal(value, states(resumed)[name]), name
+
+
+def test_a_line_of_the_log_that_was_cut_short_does_not_stop_the_next_start(tmp_path: Path) -> None:
+    train(Regression(), sample, tmp_path, LoopConfig(5, device="cpu", log_every=1))
+    with (tmp_path / "log.jsonl").open("a") as file:
+        file.write('{"step": 6, "sec')
+    assert train(Regression(), sample, tmp_path, LoopConfig(7, device="cpu", log_every=1)).finished
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6, 7]
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_a_checkpoint_of_another_training_or_a_damaged_one_is_one_sentence(damaged: bool, tmp_path: Path) -> None:
+    train(Regression(), sample, tmp_path, LoopConfig(2, device="cpu"))
+    wide = Regression()
+    wide.networks = {"net": nn.Linear(4, 1)}
+    wide.optimizers = {"net": torch.optim.Adam(wide.networks["net"].parameters())}
+    path = tmp_path / "checkpoint.pt"
+    if damaged:
+        path.write_bytes(path.read_bytes()[:500])
+    with pytest.raises(BadInput, match="is damaged, or of another training"):
+        train(Regression() if damaged else wide, sample, tmp_path, LoopConfig(4, device="cpu"))
 
 
 def test_time_budget_stops_with_a_checkpoint(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, Protocol
 
 import numpy as np
@@ -20,7 +21,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from medgen.errors import Cancelled
+from medgen.errors import BadInput, Cancelled
 from medgen.method import Progress, SilentProgress
 
 CHECKPOINT = "checkpoint.pt"
@@ -86,7 +87,7 @@ def train(
     progress: Progress | None = None,
 ) -> Outcome:
     """Trains from the checkpoint in `folder` if there is one, else from the start. Lets `Cancelled` pass, after writing
-    a checkpoint."""
+    a checkpoint. Raises BadInput for a checkpoint that is damaged or of other networks."""
     run = _Run(step, folder, config, progress or SilentProgress())
     run.restore()
     return run.loop(sample, validate)
@@ -230,7 +231,15 @@ class _Run:
         path = self.folder / CHECKPOINT
         if not path.is_file():
             return
-        state = torch.load(path, map_location=self.fabric.device, weights_only=True)
+        try:
+            self._take(torch.load(path, map_location=self.fabric.device, weights_only=True))
+        except (RuntimeError, ValueError, KeyError, EOFError, UnpicklingError) as error:
+            raise BadInput(
+                f"The checkpoint in '{self.folder}' is damaged, or of another training: choose another folder."
+            ) from error
+        self._drop_later_lines()
+
+    def _take(self, state: dict[str, Any]) -> None:
         for kept, parts in (("networks", self.step.networks), ("optimizers", self.step.optimizers)):
             for name, part in parts.items():
                 part.load_state_dict(state[kept][name])
@@ -239,14 +248,13 @@ class _Run:
         self.number, self.best, self.waited = state["number"], state["best"], state["waited"]
         self.best_states = state["best_states"]
         _restore_generators(state["generators"])
-        self._drop_later_lines()
 
     def _drop_later_lines(self) -> None:
-        """The log of steps after the checkpoint, which will be done again."""
+        """The log of steps after the checkpoint, which will be done again, and a line that a full disk cut short."""
         path = self.folder / LOG
         if path.is_file():
             lines = path.read_text(encoding="utf-8").splitlines()
-            kept = [line for line in lines if json.loads(line)["step"] <= self.number]
+            kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= self.number]
             path.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
 
 
