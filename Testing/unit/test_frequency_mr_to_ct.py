@@ -13,13 +13,13 @@ import torch
 from scipy import ndimage
 
 from medgen.errors import BadInput
-from medgen.imaging import head_preparation
+from medgen.imaging import head_preparation, head_structures
 from medgen.imaging.geometry import from_array, to_array
 from medgen.imaging.head_labels import CLASSES
 from medgen.imaging.phantoms import analytic_head, render_ct, render_mr
 from medgen.imaging.sliding_window import sliding_window
 from medgen.method import Context, SilentProgress
-from medgen.methods.frequency_mr_to_ct import infer, structures, train
+from medgen.methods.frequency_mr_to_ct import infer, train
 from medgen.methods.frequency_mr_to_ct.loss import LOWEST_HU, RANGE_HU, frequency_loss, low_frequencies
 from medgen.methods.frequency_mr_to_ct.net import BOX, Critic, FrequencyNet, Refinement, Split, network_from_state
 from medgen.methods.frequency_mr_to_ct.proof import support
@@ -160,7 +160,7 @@ class AllBone(torch.nn.Module):
 
 
 def test_hu_that_do_not_fit_the_structure_become_typical_ones(mr, monkeypatch) -> None:
-    monkeypatch.setattr(structures, "load_head_network", lambda _path, _context: AllBone())
+    monkeypatch.setattr(head_structures, "load_head_network", lambda _path, _context: AllBone())
     alone, held = (to_array(run({"mr": mr}, monkeypatch, structures=on)["ct"]) for on in (False, True))
     assert (alone == 1150).sum() == 0
     inside = ndimage.binary_erosion(alone == 40, iterations=2)
@@ -170,8 +170,8 @@ def test_hu_that_do_not_fit_the_structure_become_typical_ones(mr, monkeypatch) -
 
 def test_only_hu_out_of_the_range_of_their_structure_change() -> None:
     hu = np.array([-300.0, 50.0, 200.0, 700.0, 700.0, 30.0], np.float32)
-    labels = np.array([3, 3, 19, 19, 23, structures.UNKNOWN])
-    assert structures.fitted(hu, labels).tolist() == [10.0, 50.0, 1150.0, 700.0, 50.0, 30.0]
+    labels = np.array([3, 3, 19, 19, 23, head_structures.UNKNOWN])
+    assert head_structures.fitted(hu, labels, head_structures.HU).tolist() == [10.0, 50.0, 1150.0, 700.0, 50.0, 30.0]
 
 
 def test_the_result_names_the_weights_of_the_structures(mr, monkeypatch) -> None:

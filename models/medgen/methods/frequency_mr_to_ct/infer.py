@@ -15,12 +15,12 @@ from torch import Tensor
 
 from medgen.imaging.geometry import from_array, overlap_fraction, to_array
 from medgen.imaging.head_preparation import PreparedHead, prepare_head
+from medgen.imaging.head_structures import HU, fitted, structures
 from medgen.imaging.resampling import resample
 from medgen.imaging.sliding_window import sliding_window
 from medgen.method import Context
 from medgen.methods.frequency_mr_to_ct.loss import LOWEST_HU, RANGE_HU, SPACING_MM
 from medgen.methods.frequency_mr_to_ct.net import FrequencyNet, network_from_state
-from medgen.methods.frequency_mr_to_ct.structures import fitted, structures
 from medgen.metrics.synthetic_ct import compare, metrics_table
 from medgen.nets.half_precision import half_precision
 
@@ -48,7 +48,8 @@ def run(inputs: dict[str, Any], parameters: dict[str, Any], context: Context) ->
         def tell(done: float) -> None:
             context.progress.report("Finding the head's structures", 0.75 + 0.2 * done)
 
-        found["ct"] = fitted(found["ct"], structures(head, context, tell))
+        labels = to_array(structures(head.image, head.mask, context, tell))
+        found["ct"] = fitted(found["ct"], labels, HU)
     context.progress.report("Returning to the image's grid", 0.95)
     inside = outline(found["ct"], to_array(head.mask) != 0, "body" in inputs)
     hu = np.where(inside, found["ct"], AIR_HU) if parameters["fill_outside"] else found["ct"]

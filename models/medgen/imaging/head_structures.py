@@ -1,32 +1,33 @@
-"""HU that do not fit the structure that a segmentation of the same MR finds there become typical ones of it.
+"""The structures of a head MR, and CT numbers (or stopping powers) that do not fit them made typical.
 
-The CT network sees windows of a few centimetres, in which dark fluid, bone and air look alike; the segmentation network
-sees whole slices. Not part of the paper.
+Networks that make a CT see windows of a few centimetres, in which dark fluid, bone and air look alike; the segmentation
+network sees whole slices. Not part of any paper.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import SimpleITK as sitk
 import torch
 
 from medgen.imaging.foreground import filled
 from medgen.imaging.geometry import crop_to_mask, from_array, paste_back, to_array
 from medgen.imaging.head_labels import CLASSES
-from medgen.imaging.head_preparation import PreparedHead
 from medgen.imaging.head_segmentation import METHOD, WEIGHTS, load_head_network, robust_scale, vote
 from medgen.method import Context
 
 Array = npt.NDArray[Any]
+Range = tuple[float, float, float]
 AXES = (0, 1, 2)
 UNKNOWN = CLASSES
 MARGIN_MM = 3.0  # of air round the head, as the segmentation network was trained
 # lowest, highest and typical HU: ranges of radiology with room for voxels on the border, means of `phantoms.tissue`
 SOFT, FLUID = (-50.0, 120.0, 35.0), (-50.0, 120.0, 10.0)
-HU: dict[int, tuple[float, float, float]] = {
+HU: dict[int, Range] = {
     **{value: SOFT for value in range(1, CLASSES)},  # the brain's structures
     **{value: FLUID for value in (3, 15, 16, 17, 21)},  # ventricles, CSF, eyes
     0: (-2000.0, -600.0, -1000.0),
@@ -37,22 +38,27 @@ HU: dict[int, tuple[float, float, float]] = {
 }
 
 
-def structures(head: PreparedHead, context: Context, tell: Callable[[float], None]) -> Array:
-    """uint8 [z, y, x] on the grid of `head.image`: the structure (`imaging.head_labels`, 0 for air) that is likelier
-    than all others together, 0 for air that the head encloses; UNKNOWN where there is none."""
+def structures(image: sitk.Image, mask: sitk.Image, context: Context, tell: Callable[[float], None]) -> sitk.Image:
+    """uint8 on the grid of `image`, an MR of 1 mm with axes L, P, S: the structure (`head_labels`) that is likelier
+    than all others together, 0 for air that the head encloses; UNKNOWN where there is none.
+
+    mask: the head, on the same grid; tell: hears what part is done. Raises BadInput where the segmentation's weights
+    cannot be used.
+    """
     network = load_head_network(context.borrow(METHOD, WEIGHTS), context)
-    box = crop_to_mask(head.image, head.mask, MARGIN_MM)
+    box = crop_to_mask(image, mask, MARGIN_MM)
     scores = vote(torch.from_numpy(robust_scale(to_array(box).astype(np.float32))), network, AXES, context, tell)
     chance, likeliest = scores.max(0)
     found = likeliest.to(torch.uint8).numpy()
     found[(chance <= len(AXES) / 2).numpy()] = UNKNOWN
-    found[(found == 0) & ~filled(found != 0)] = UNKNOWN  # where the skin lies, the CT network and the user tell
-    return to_array(paste_back(from_array(found, box), head.image, UNKNOWN))
+    found[(found == 0) & ~filled(found != 0)] = UNKNOWN  # where the skin lies, the other network and the user tell
+    return paste_back(from_array(found, box), image, UNKNOWN)
 
 
-def fitted(hu: Array, labels: Array) -> Array:
-    """float32 HU [z, y, x] with those out of the range of their structure replaced by its typical value."""
+def fitted(values: Array, labels: Array, ranges: Mapping[int, Range]) -> Array:
+    """float32, values [z, y, x] with those out of the range of their structure replaced by its typical one; what
+    `ranges` does not name stays as it is."""
     anything = (-np.inf, np.inf, 0.0)
-    table = np.array([HU.get(value, anything) for value in range(UNKNOWN + 1)], np.float32)
+    table = np.array([ranges.get(value, anything) for value in range(UNKNOWN + 1)], np.float32)
     lowest, highest, typical = (column[labels] for column in table.T)
-    return np.where((hu < lowest) | (hu > highest), typical, hu)
+    return np.where((values < lowest) | (values > highest), typical, values)
