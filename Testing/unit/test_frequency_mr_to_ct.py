@@ -170,8 +170,10 @@ def test_hu_that_do_not_fit_the_structure_become_typical_ones(mr, monkeypatch) -
 
 def test_only_hu_out_of_the_range_of_their_structure_change() -> None:
     hu = np.array([-300.0, 50.0, 200.0, 700.0, 700.0, 30.0], np.float32)
-    labels = np.array([3, 3, 19, 19, 23, head_structures.UNKNOWN])
-    assert head_structures.fitted(hu, labels, head_structures.HU).tolist() == [10.0, 50.0, 1150.0, 700.0, 50.0, 30.0]
+    labels = np.array([3, 3, 19, 19, 23, head_structures.UNKNOWN], np.uint8)
+    images = (sitk.GetImageFromArray(values.reshape(1, 1, 6)) for values in (hu, labels))
+    found = head_structures.fitted(*images, head_structures.HU)
+    assert found.ravel().tolist() == [10.0, 50.0, 1150.0, 700.0, 50.0, 30.0]
 
 
 def test_the_result_names_the_weights_of_the_structures(mr, monkeypatch) -> None:

@@ -10,7 +10,9 @@ from safetensors.torch import save_file
 
 from medgen.catalogue import find_method
 from medgen.errors import BadInput
+from medgen.imaging import head_structures
 from medgen.imaging.geometry import Grid, from_array, to_array
+from medgen.imaging.head_labels import CLASSES
 from medgen.imaging.phantoms import analytic_head
 from medgen.imaging.water_path import spr_from_hu
 from medgen.method import Context, SilentProgress
@@ -21,7 +23,7 @@ from medgen.nets.unet3d import UNet3d
 from medgen.spec import ImageFacts
 
 SPEC = find_method("pseudo_spr")
-DEFAULTS = SPEC.check_parameters({"overlap": "0.25"})
+DEFAULTS = SPEC.check_parameters({"overlap": "0.25", "structures": False})
 
 
 # ------------------------------------------------------------------------------------------------------------ learning
@@ -166,6 +168,35 @@ def test_overrides_scale_calibration_and_bone_switch(weights: object) -> None:
     site = infer.run({**inputs, "calibration": table}, DEFAULTS, Context(weights=weights))
     body = (spr > 0.9) & (spr < 1.0)
     assert (to_array(site["spr"])[body] < 0.51).all()  # what was just below water is just below the table's water
+
+
+class AllBone(torch.nn.Module):
+    """Stands for the network of the head's structures: what is not dark is cortical bone."""
+
+    pools = 1
+
+    def forward(self, planes: torch.Tensor) -> torch.Tensor:
+        classes = torch.where(planes[:, 0] > 0.3, 19, 0)
+        return 20.0 * torch.nn.functional.one_hot(classes, CLASSES).movedim(-1, 1)
+
+
+def test_spr_that_does_not_fit_the_structure_becomes_typical_but_the_users_bone_wins(
+    weights: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(head_structures, "load_head_network", lambda _path, _context: AllBone())
+    image, listening = scan(), Listening()
+    fitting, none = {**DEFAULTS, "structures": True}, from_array(np.zeros((18, 30, 28), np.uint8), image)
+
+    def middle(**inputs: sitk.Image) -> np.ndarray:
+        context = Context(progress=listening, weights=weights)
+        return to_array(infer.run(inputs, fitting, context)["spr"])[7:11, 11:19, 11:17]
+
+    bone = spr_from_hu(1150.0)
+    assert (middle(t1=image) == bone).all() and (middle(water=image) == bone).all()
+    assert not listening.sentences
+    assert (middle(t1=image, bone=none) < bone).all()
+    assert (middle(fat=image) < bone).all()
+    assert "cannot be found in a water-suppressed MR" in listening.sentences[-1]
 
 
 @pytest.mark.parametrize(("scale", "expected"), [("relative", [-999, 0, 570]), ("times", [1, 1000, 1570])])

@@ -14,10 +14,11 @@ import numpy.typing as npt
 import SimpleITK as sitk
 import torch
 
-from medgen.imaging.foreground import filled
-from medgen.imaging.geometry import crop_to_mask, from_array, paste_back, to_array
+from medgen.imaging.foreground import filled, foreground_mask
+from medgen.imaging.geometry import canonical, crop_to_mask, from_array, paste_back, to_array
 from medgen.imaging.head_labels import CLASSES
-from medgen.imaging.head_segmentation import METHOD, WEIGHTS, load_head_network, robust_scale, vote
+from medgen.imaging.head_segmentation import METHOD, SPACING_MM, WEIGHTS, load_head_network, robust_scale, vote
+from medgen.imaging.resampling import grid_like, resample, resample_labels
 from medgen.method import Context
 
 Array = npt.NDArray[Any]
@@ -38,27 +39,30 @@ HU: dict[int, Range] = {
 }
 
 
-def structures(image: sitk.Image, mask: sitk.Image, context: Context, tell: Callable[[float], None]) -> sitk.Image:
-    """uint8 on the grid of `image`, an MR of 1 mm with axes L, P, S: the structure (`head_labels`) that is likelier
-    than all others together, 0 for air that the head encloses; UNKNOWN where there is none.
+def structures(scan: sitk.Image, context: Context, tell: Callable[[float], None]) -> sitk.Image:
+    """uint8, on an upright grid of 1 mm over `scan`, an MR of a head in any orientation: the structure (`head_labels`)
+    that is likelier than all others together, 0 for air that the head encloses; UNKNOWN where there is none.
 
-    mask: the head, on the same grid; tell: hears what part is done. Raises BadInput where the segmentation's weights
-    cannot be used.
+    tell: hears what part is done. Raises BadInput where the segmentation's weights cannot be used.
     """
     network = load_head_network(context.borrow(METHOD, WEIGHTS), context)
-    box = crop_to_mask(image, mask, MARGIN_MM)
+    upright, _ = canonical(scan)
+    whole = resample(upright, grid_like(upright, SPACING_MM))
+    box = crop_to_mask(whole, foreground_mask(whole), MARGIN_MM)
     scores = vote(torch.from_numpy(robust_scale(to_array(box).astype(np.float32))), network, AXES, context, tell)
     chance, likeliest = scores.max(0)
     found = likeliest.to(torch.uint8).numpy()
     found[(chance <= len(AXES) / 2).numpy()] = UNKNOWN
     found[(found == 0) & ~filled(found != 0)] = UNKNOWN  # where the skin lies, the other network and the user tell
-    return paste_back(from_array(found, box), image, UNKNOWN)
+    return paste_back(from_array(found, box), whole, UNKNOWN)
 
 
-def fitted(values: Array, labels: Array, ranges: Mapping[int, Range]) -> Array:
-    """float32, values [z, y, x] with those out of the range of their structure replaced by its typical one; what
-    `ranges` does not name stays as it is."""
+def fitted(values: sitk.Image, labels: sitk.Image, ranges: Mapping[int, Range]) -> Array:
+    """float32 [z, y, x]: voxels out of the range of their structure get its typical value; those that `ranges` does not
+    name stay as they are. labels: of `structures`, on any grid."""
     anything = (-np.inf, np.inf, 0.0)
     table = np.array([ranges.get(value, anything) for value in range(UNKNOWN + 1)], np.float32)
-    lowest, highest, typical = (column[labels] for column in table.T)
-    return np.where((values < lowest) | (values > highest), typical, values)
+    here = to_array(resample_labels(labels, values, fill=UNKNOWN))
+    lowest, highest, typical = (column[here] for column in table.T)
+    voxels = to_array(values)
+    return np.where((voxels < lowest) | (voxels > highest), typical, voxels)

@@ -48,8 +48,7 @@ def run(inputs: dict[str, Any], parameters: dict[str, Any], context: Context) ->
         def tell(done: float) -> None:
             context.progress.report("Finding the head's structures", 0.75 + 0.2 * done)
 
-        labels = to_array(structures(head.image, head.mask, context, tell))
-        found["ct"] = fitted(found["ct"], labels, HU)
+        found["ct"] = fitted(from_array(found["ct"], head.image), structures(mr, context, tell), HU)
     context.progress.report("Returning to the image's grid", 0.95)
     inside = outline(found["ct"], to_array(head.mask) != 0, "body" in inputs)
     hu = np.where(inside, found["ct"], AIR_HU) if parameters["fill_outside"] else found["ct"]

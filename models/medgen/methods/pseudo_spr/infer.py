@@ -12,6 +12,8 @@ from scipy import ndimage
 
 from medgen.errors import BadInput
 from medgen.imaging.geometry import canonical, crop_to_mask, from_array, overlap_fraction, paste_back, to_array
+from medgen.imaging.head_labels import BONE
+from medgen.imaging.head_structures import HU, UNKNOWN, fitted, structures
 from medgen.imaging.resampling import grid_like, resample, resample_labels
 from medgen.imaging.sliding_window import sliding_window
 from medgen.imaging.spr_table import SPR_KNOTS
@@ -45,11 +47,17 @@ def run(inputs: dict[str, Any], parameters: dict[str, Any], context: Context) ->
     segments: dict[str, sitk.Image] = {name: inputs[name] for name in ("bone", "body") if name in inputs}
     if not parameters["use_bone"]:
         segments.pop("bone", None)
+    labels = _structures(channels, segments.get("bone"), context) if parameters["structures"] else None
+    if labels is not None and "bone" not in segments:
+        segments["bone"] = from_array(np.isin(to_array(labels), BONE), labels)
     spr_image, body = predict(channels, segments, float(parameters["overlap"]), context)
     context.progress.report("Finishing", 0.96)
     spr = to_array(spr_image).astype(np.float32)
     if "calibration" in inputs:
         spr = spr_from_hu(hu_from_spr(spr), knots)
+    if labels is not None:
+        ranges = {value: tuple(spr_from_hu(row, knots)) for value, row in HU.items()}
+        spr = fitted(from_array(spr, leading), labels, ranges)
     spr[to_array(body) == 0] = parameters["air_spr"]
     for name in ("air", "metal"):
         if name in inputs:
@@ -113,12 +121,31 @@ def _channels(inputs: dict[str, Any], context: Context) -> dict[str, sitk.Image]
     return channels
 
 
+def _structures(channels: dict[str, sitk.Image], bone: sitk.Image | None, context: Context) -> sitk.Image | None:
+    """The structures in the T1 or the fat-suppressed MR (`imaging.head_structures`), UNKNOWN where a bone segment of
+    the user says otherwise; None without either MR."""
+    scan = channels.get("t1", channels.get("water"))
+    if scan is None:
+        context.progress.notice("The head's structures cannot be found in a water-suppressed MR alone.")
+        return None
+
+    def tell(done: float) -> None:
+        context.progress.report("Finding the head's structures", 0.3 * done)
+
+    labels = structures(scan, context, tell)
+    if bone is None:
+        return labels
+    values = to_array(labels)
+    agree = np.isin(values, BONE) == (to_array(resample_labels(bone, labels)) != 0)
+    return from_array(np.where(agree, values, UNKNOWN), labels)
+
+
 def predict(
     channels: dict[str, sitk.Image], segments: dict[str, sitk.Image], overlap: float, context: Context
 ) -> tuple[sitk.Image, sitk.Image]:
     """SPR (float32, air outside the body) and the body mask, both on the grid of the first channel."""
     progress = context.progress
-    progress.report("Preparing the images", 0.0)
+    progress.report("Preparing the images", 0.3)
     leading = next(iter(channels.values()))
     upright, way = canonical(leading)
     whole = resample(upright, grid_like(upright, SPACING_MM))
@@ -138,7 +165,7 @@ def predict(
 
     def report(fraction: float) -> None:
         progress.raise_if_cancelled()
-        progress.report("Predicting", 0.05 + 0.9 * fraction)
+        progress.report("Predicting", 0.35 + 0.6 * fraction)
 
     values = sliding_window(
         torch.from_numpy(volume),

@@ -89,6 +89,9 @@ SPR = MethodSpec(
         Choice("scale", "Export scale", "none", "Never guess what the planning system expects: ask its manual.",
                options={"none": "SPR only (no scaled copy)", "relative": "1000 x (SPR - 1)", "times": "1000 x SPR"}),
         Bool("use_bone", "Use the bone segment", True, "Off: as if no bone segment were given."),
+        Bool("structures", "Fit SPR to the head's structures", True, "A segmentation of the T1 or fat-suppressed MR "
+             "(weights of multiplanar_unet) stands in for a bone segment, and SPR that does not fit what it finds "
+             "becomes typical. Calcifications and implants are lost. Off: the network alone."),
         Bool("synthetic_ct", "Synthetic CT as well", False, "HU by the table read backwards."),
         Float("air_spr", "SPR of air", 0.001, "Outside the body, and in the air override.", advanced=True, minimum=0.0,
               maximum=1.0, step=0.001),
