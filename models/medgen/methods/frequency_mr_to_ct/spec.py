@@ -70,7 +70,7 @@ FREQUENCY = MethodSpec(
         Image("ct", "Synthetic CT", modality="CT", unit="HU", synthetic=True),
         Mask("outline", "Body outline", help="To correct by hand and to give back as body."),
         LabelMap("segments", "Bone and air found", labels=BONE_AND_AIR),
-        Image("uncertainty", "Uncertainty", False, "Spread over mirrored and rescaled runs.", unit="HU"),
+        Image("uncertainty", "Uncertainty", False, "Spread over mirrored and rescaled runs of the network.", unit="HU"),
         Image("high", "High frequencies", False, "What holds the edges of the CT.", unit="HU", synthetic=True),
         Probability("share", "Frequency map", False, "Where the network looked for edges, 0 to 1."),
         Table("metrics", "Errors against the reference", False),

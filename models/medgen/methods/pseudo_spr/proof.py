@@ -316,7 +316,7 @@ def _starter(seed: int, heads: int, progress: Progress) -> Checks:
             check(f"Starter, {name}, no bone: mean |WET error| against water (mm)", wet, water_wet, 0, False),
             check(f"Starter, {name}, no bone, fitted to structures: MAE in the body against the network alone",
                   mean_errors(fit[channels]).body, body, 0, False),
-            check("the same: mean |WET error| against the network alone (mm)", mean_errors(fit[channels]).wet_mm, wet, 0,
-                  False),
+            check("the same: mean |WET error| against the network alone (mm)", mean_errors(fit[channels]).wet_mm, wet,
+                  0, False),
         ]  # fmt: skip
     return checks
