@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import gc
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -122,9 +124,16 @@ def test_a_dask_cluster_runs_the_cases(tmp_path: Path, image: Path) -> None:
     assert np.array_equal(sitk.GetArrayFromImage(copy), sitk.GetArrayFromImage(sitk.ReadImage(str(image))))
 
 
-def test_no_cluster_at_the_address_is_one_sentence(tmp_path: Path, image: Path) -> None:
+@pytest.mark.parametrize("address", ["tcp://127.0.0.1:9", "nonsense"])
+def test_no_cluster_at_the_address_is_one_sentence(
+    address: str, tmp_path: Path, image: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tracebacks: list[object] = []
+    monkeypatch.setattr(sys, "unraisablehook", tracebacks.append)
     with pytest.raises(BadInput, match="no dask scheduler"):
-        run_batch([Row("a", {"image": image}, {})], Settings("identity", tmp_path / "out"), cluster="tcp://127.0.0.1:9")
+        run_batch([Row("a", {"image": image}, {})], Settings("identity", tmp_path / "out"), cluster=address)
+    gc.collect()
+    assert not tracebacks
 
 
 def test_a_case_without_its_label_map_has_a_picture_all_the_same(tmp_path: Path, image: Path) -> None:

@@ -274,3 +274,10 @@ def test_weights_may_be_named_by_a_path_from_here(tmp_path: Path, monkeypatch: p
         )
         assert done.exit_code == 0, done.output
     assert [r.weights for r in requests] == [str(tmp_path / "mine" / "a.safetensors"), "starter.safetensors"]
+
+
+def test_a_training_into_a_file_is_refused_before_it_begins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(cli, "method_module", lambda *_asked: SimpleNamespace(train=pytest.fail))
+    with pytest.raises(BadInput, match="cannot be written to"):
+        cli.train("identity", tmp_path, tmp_path / "file")

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from medgen.catalogue import find_method
 from medgen.errors import BadInput, MedGenError
-from medgen.running import PROVENANCE, Case, read_case, run_case
+from medgen.running import PROVENANCE, Case, make_folder, read_case, run_case
 from medgen.spec import MethodSpec
 from medgen.worker.local import LocalWorker
 
@@ -167,10 +167,12 @@ def cluster_pool(address: str) -> Iterator[Executor]:
     """A dask.distributed scheduler's address, as 'tcp://host:8786'; its workers see the same paths. Raises BadInput."""
     try:
         from distributed import Client
+        from distributed.comm import resolve_address
     except ImportError:
         raise MedGenError("A cluster needs the Python package 'distributed'; install it and try again.") from None
     try:
-        client = Client(address, timeout=10, set_as_default=False)
+        # resolved first: a client that was given no address prints a traceback as it goes
+        client = Client(resolve_address(address), timeout=10, set_as_default=False)
     except (OSError, ValueError, TimeoutError) as error:
         raise BadInput(f"There is no dask scheduler at '{address}' ({error}).") from None
     with client:
@@ -190,10 +192,8 @@ def run_batch(
     holds a case's folder that another method or no batch made.
     """
     _refuse_foreign_folders(rows, settings)
-    try:
-        (settings.out / RUNNING).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise BadInput(f"The folder '{settings.out}' cannot be written to: {error.strerror}.") from None
+    make_folder(settings.out)
+    make_folder(settings.out / RUNNING)
     statuses = _known(rows, settings.out)
     waiting = [row for row in rows if statuses[row.name].state != DONE]
     for row in waiting:

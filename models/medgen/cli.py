@@ -280,10 +280,13 @@ def train(
     config: Annotated[str, typer.Option(help="smoke, small or paper; the method's README tells of others.")] = "small",
 ) -> None:
     """Train a method; started again with the same folder, it goes on where it stopped."""
+    from medgen.running import make_folder
+
     if not data.is_dir():
         raise BadInput(f"There is no folder '{data}'.")
     spec = find_method(method)
     module = method_module(spec, "train", "training of its own")
+    make_folder(folder)
     module.train(data, folder, config, progress=TrainingLines())
     out.print(f"Trained: {folder}", markup=False)
 

@@ -15,7 +15,7 @@ import SimpleITK as sitk
 from medgen import io
 from medgen.catalogue import load_catalogue
 from medgen.errors import BadInput
-from medgen.running import full_disk_named, run_case
+from medgen.running import full_disk_named, make_folder, run_case
 from medgen.spec import Image, MethodSpec, Table
 from medgen.worker.jobs import Event, JobRequest
 from medgen.worker.local import LocalWorker
@@ -49,7 +49,7 @@ def make_cohort(asked: Cohort, worker: LocalWorker, say: Callable[[str], None]) 
     another seed, other parameters or weights are made anew. Returns the images. Raises BadInput, MedGenError,
     Cancelled."""
     port = _image_port(asked.spec)
-    _make_folder(asked.folder)
+    make_folder(asked.folder)
     known = _read_manifest(asked.folder)
     parameters = _parameters(asked)
     weights = Path(asked.weights or next(iter(asked.spec.weights), "")).name
@@ -72,13 +72,6 @@ def _image_port(spec: MethodSpec) -> Image:
     if not found or any(port.required for port in spec.inputs):
         raise BadInput(f"Method '{spec.id}' does not make images from a seed alone, so it can make no cohort.")
     return found[0]
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise BadInput(f"The folder '{folder}' cannot be written to: {error.strerror}.") from None
 
 
 def _parameters(asked: Cohort) -> dict[str, Any]:

@@ -89,6 +89,14 @@ def full_disk_named(out: Path) -> Iterator[None]:
         raise BadInput(f"The results could not be written to '{out}': {error.strerror or error}.") from error
 
 
+def make_folder(folder: Path) -> None:
+    """Raises BadInput where it cannot be made."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadInput(f"The folder '{folder}' cannot be written to: {error.strerror}.") from None
+
+
 @contextmanager
 def whole_folder(out: Path) -> Iterator[Path]:
     """A hidden folder inside `out` to write into; its files move up once all are there, and if the block fails, `out`
