@@ -9,8 +9,8 @@ import pytest
 import SimpleITK as sitk
 import torch
 
-from medgen.errors import BadInput
-from medgen.method import Context
+from medgen.errors import BadInput, Cancelled
+from medgen.method import Context, SilentProgress
 from medgen.methods.generator_gate.infer import run
 from medgen.methods.generator_gate.spec import SPECS
 from medgen.metrics.generation import (
@@ -71,6 +71,17 @@ def test_other_patients_get_no_structural_flag() -> None:
 def test_same_seed_same_scores() -> None:
     first, second = (gate(REAL[:6], REAL[6:])["scores"] for _ in range(2))
     assert first == second
+
+
+def test_a_cancel_is_heard_while_structure_is_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Cancelling(SilentProgress):
+        def raise_if_cancelled(self) -> None:
+            raise Cancelled
+
+    monkeypatch.setattr("medgen.methods.generator_gate.infer.two_sample_runs", pytest.fail)
+    images = [volume(seed) for seed in range(4)]
+    with pytest.raises(Cancelled):
+        run({"real": images, "synthetic": images}, SPECS[0].check_parameters({}), Context(Cancelling()))
 
 
 def test_too_few_or_empty_images_are_refused() -> None:

@@ -5,6 +5,7 @@ similarity. Tronchin et al. 2021 (`specs` s1-10); MS-SSIM of Wang, Simoncelli an
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
@@ -73,11 +74,12 @@ def scale_count(shape: tuple[int, ...]) -> int:
     return sum(min(shape) // 2**scale >= WINDOW for scale in range(len(SCALE_WEIGHTS)))
 
 
-def ms_ssim(a: Tensor, b: Tensor) -> Tensor:
+def ms_ssim(a: Tensor, b: Tensor, tick: Callable[[], None] = lambda: None) -> Tensor:
     """Multi-scale structural similarity of every image of `a` with every one of `b`.
 
     a: (n, *spatial), b: (m, *spatial), two or three spatial axes of 11 pixels or more, values in [0, 1]. Returns
-    (n, m) in [0, 1]. With fewer than five scales the weights of the others are scaled up to a sum of 1.
+    (n, m) in [0, 1]. With fewer than five scales the weights of the others are scaled up to a sum of 1. tick: called
+    again and again; what it raises ends the comparison.
     """
     scales = scale_count(tuple(a.shape[1:]))
     if not scales:
@@ -86,14 +88,14 @@ def ms_ssim(a: Tensor, b: Tensor) -> Tensor:
     weights = [w / sum(SCALE_WEIGHTS[:scales]) for w in SCALE_WEIGHTS[:scales]]
     pool = F.avg_pool2d if a.ndim == 3 else F.avg_pool3d
     for scale, weight in enumerate(weights):
-        structure, luminance = _similarity(a, b)
+        structure, luminance = _similarity(a, b, tick)
         factor = structure * luminance if scale == scales - 1 else structure
         total *= factor.clamp_min(0) ** weight
         a, b = pool(a[:, None], 2)[:, 0], pool(b[:, None], 2)[:, 0]
     return total
 
 
-def _similarity(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+def _similarity(a: Tensor, b: Tensor, tick: Callable[[], None]) -> tuple[Tensor, Tensor]:
     """Contrast-structure and luminance terms at one scale, both averaged over the image, (n, m)."""
     mean_a, mean_b = _window(a), _window(b)
     variance_a, variance_b = _window(a * a) - mean_a**2, _window(b * b) - mean_b**2
@@ -101,6 +103,7 @@ def _similarity(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     rows = max(1, PAIR_VALUES // b[0].numel())
     for i in range(len(a)):
         for start in range(0, len(b), rows):
+            tick()
             part = slice(start, start + rows)
             means = mean_a[i] * mean_b[part]
             covariance = _window(a[i] * b[part]) - means

@@ -68,7 +68,7 @@ def run(inputs: dict[str, Any], parameters: dict[str, Any], context: Context) ->
     if parameters["normalisation"] == "histogram":
         synthetic = matched(synthetic, real)
     context.progress.report("Comparing structure", 0.02)
-    structure = compare_structure(real, owner, synthetic, source)
+    structure = compare_structure(real, owner, synthetic, source, context.progress.raise_if_cancelled)
     runs = two_sample_runs((real, owner), (synthetic, source), parameters, context)
     flags = raised_flags(structure, float(np.mean([r.accuracy for r in runs])))
     return {
@@ -89,15 +89,19 @@ def _slices(images: list[sitk.Image], kind: str, cut: tuple[int, str, int]) -> t
 # -------------------------------------------------------------------------------------------------------- structure
 
 
-def compare_structure(real: Tensor, owner: Tensor, synthetic: Tensor, source: Tensor) -> Structure:
+def compare_structure(
+    real: Tensor, owner: Tensor, synthetic: Tensor, source: Tensor, tick: Callable[[], None] = lambda: None
+) -> Structure:
     """Slices (n, size, size) in [0, 1] and the image of each. Within a set only slices of different images are
-    compared: the neighbouring slice of one's own head is no measure of how alike two heads are."""
-    to_real = ms_ssim(synthetic, real).max(dim=1)
-    return Structure(to_real.values, _nearest_other(synthetic, source), _nearest_other(real, owner), to_real.indices)
+    compared: the neighbouring slice of one's own head is no measure of how alike two heads are. tick: as of
+    `ms_ssim`."""
+    to_real = ms_ssim(synthetic, real, tick).max(dim=1)
+    among = (_nearest_other(slices, images, tick) for slices, images in ((synthetic, source), (real, owner)))
+    return Structure(to_real.values, *among, to_real.indices)
 
 
-def _nearest_other(slices: Tensor, owner: Tensor) -> Tensor:
-    similarity = ms_ssim(slices, slices)
+def _nearest_other(slices: Tensor, owner: Tensor, tick: Callable[[], None]) -> Tensor:
+    similarity = ms_ssim(slices, slices, tick)
     similarity[owner[:, None] == owner[None, :]] = -1
     return similarity.max(dim=1).values
 
