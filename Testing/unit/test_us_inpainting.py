@@ -284,6 +284,8 @@ def test_a_range_past_the_end_and_another_size_are_refused(fill: Fills, still: s
         fill([still], mask, frames="range", first=1, last=2)
     with pytest.raises(BadInput, match="another size"):
         fill([still[:100]], mask)
+    with pytest.raises(BadInput, match="too small"):
+        fill([still[:8, :8]], mask[:8, :8])
 
 
 def test_cancelling_ends_a_cine(weights: Path, still: sitk.Image, mask: sitk.Image) -> None:

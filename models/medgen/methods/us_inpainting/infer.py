@@ -30,6 +30,7 @@ from medgen.methods.us_inpainting.net import HierarchicalInpainter, from_state
 
 DOPPLER_SHARE = 0.01
 LARGEST_SHARE = 0.4  # of the fan
+SMALLEST_FRAME = 16  # pixels: network and blending halve it again and again
 
 
 def run(inputs: dict[str, Any], parameters: dict[str, Any], context: Context) -> dict[str, Any]:
@@ -39,9 +40,12 @@ def run(inputs: dict[str, Any], parameters: dict[str, Any], context: Context) ->
     first, last = chosen_range(parameters, len(frames))
     context.progress.report("Finding the fan", 0.0)
     white = max(full_scale(frame) for frame in frames)
+    shape = grey_frame(frames[first], white).shape
+    if min(shape) < SMALLEST_FRAME:
+        raise BadInput(f"The frames are too small: {SMALLEST_FRAME} pixels are needed each way.")
     refuse_doppler(frames[first : last + 1])
     inside = fan_of(frames[first : last + 1], white)
-    hole = checked_hole(mask_array(inputs["mask"], grey_frame(frames[first], white).shape), inside, parameters, context)
+    hole = checked_hole(mask_array(inputs["mask"], shape), inside, parameters, context)
     found = regions(hole, inside, parameters["feather"], parameters["context"])
     touched = np.zeros(hole.shape, bool)
     for region in found:
