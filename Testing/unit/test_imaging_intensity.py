@@ -89,6 +89,12 @@ def test_without_contrast_all_is_foreground() -> None:
         assert to_array(foreground_mask(sitk.Image(size, sitk.sitkInt16))).all()
 
 
+def test_an_mr_whose_values_all_lie_far_below_zero_has_a_foreground() -> None:
+    values = (1000 * scene("mr")).astype(np.float32)
+    plain, lowered = (to_array(foreground_mask(from_array(v, GRID))) for v in (values, values - 5000))
+    assert np.array_equal(plain, lowered)
+
+
 def test_dice() -> None:
     a, b = np.zeros((4, 4), int), np.zeros((4, 4), int)
     assert dice(a, b) == 1

@@ -26,7 +26,7 @@ def foreground_mask(image: sitk.Image, coarse_mm: float = 3.0) -> sitk.Image:
     low, high = (float(v) for v in np.percentile(values, (0.5, 99)))
     if high <= low:
         return from_array(np.ones(tuple(reversed(image.GetSize())), np.uint8), image)
-    if low < -500:
+    if low < -500 < float(values.max()):  # else no CT: an MR with an offset
         inside = values > -500
     else:
         root = np.sqrt(np.clip(values, low, high) - low)
