@@ -299,6 +299,10 @@ def test_a_bundle_runs_only_after_consent_to_its_hash(
     tmp_path: Path, data_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bundle = make_bundle(tmp_path / "toy", "UNet")
+    inference = json.loads((bundle / "configs" / "inference.json").read_text())
+    inner = inference["postprocessing"]  # it saves what it made: no patient's image may reach the disk
+    inference["postprocessing"] = {"_target_": "Compose", "transforms": [inner]}
+    (bundle / "configs" / "inference.json").write_text(json.dumps(inference))
     digest = hash_of(bundle)
     assert not data_folder.exists()
     assert hash_of(zipped(bundle, tmp_path / "toy.zip")) == digest  # the same bundle, folder or zip

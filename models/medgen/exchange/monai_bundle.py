@@ -105,10 +105,11 @@ class Bundle:
         from monai.inferers import SlidingWindowInferer
         from monai.transforms import LoadImaged, SaveImaged
 
-        for step in self.before.transforms:
+        for step in self.before.flatten().transforms:  # what a bundle nests counts too
             if isinstance(step, LoadImaged):
                 step._loader.readers, step._loader.auto_select = [_memory_reader(images)], False
-        self.after.transforms = tuple(t for t in self.after.transforms if not isinstance(t, SaveImaged))
+        after = self.after.flatten()
+        after.transforms = tuple(step for step in after.transforms if not isinstance(step, SaveImaged))
         names = list(images)
         data = self.before({self.key: names if len(names) > 1 else names[0]})
         context.progress.report("Segmenting", 0.2)
@@ -120,7 +121,7 @@ class Bundle:
             )
             data["pred"] = self.inferer(data[self.key][None].to(device), network)[0]
         context.progress.report("Placing the result on the input's grid", 0.9)
-        return self.after(data)["pred"]
+        return after(data)["pred"]
 
 
 def _cancellable(network: torch.nn.Module, context: Context) -> Any:
