@@ -77,6 +77,15 @@ def test_several_series_in_one_folder_stay_apart(tmp_path: Path) -> None:
         read_series(tmp_path)
 
 
+def test_copies_of_a_file_are_no_second_volume(tmp_path: Path) -> None:
+    folder = write_source(GEOMETRIES[0], tmp_path)
+    alone, _ = read_series(folder)
+    first = sorted(folder.glob("*.dcm"))[0]
+    (folder / "copy of it.dcm").write_bytes(first.read_bytes())
+    image, _ = read_series(folder)
+    assert image.GetSize() == alone.GetSize()
+
+
 def test_echoes_in_one_series_become_one_volume_each(tmp_path: Path) -> None:
     write_source(geometry_named("axial"), tmp_path / "a")
     for number, file in enumerate(sorted((tmp_path / "a").iterdir())):

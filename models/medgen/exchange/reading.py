@@ -6,6 +6,7 @@ C.7.6.16 (functional groups); ultrasound calibration C.8.5.5. Coordinates are LP
 
 from __future__ import annotations
 
+import filecmp
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -122,6 +123,18 @@ def _headers(paths: Iterable[Path]) -> list[Dataset]:
         except Exception:  # pydicom raises many kinds for damaged files; a folder often holds other files too
             continue
     return found
+
+
+def _once(headers: Sequence[Dataset]) -> list[Dataset]:
+    """Without the copies of a file, which would make a second volume. A UID alone does not tell: some anonymisers give
+    all slices the same."""
+    seen: dict[str, Dataset] = {}
+    kept = []
+    for header in headers:
+        twin = seen.setdefault(str(header.get("SOPInstanceUID")), header)
+        if twin is header or not filecmp.cmp(str(twin.filename), str(header.filename), shallow=False):
+            kept.append(header)
+    return kept
 
 
 def _numbers(value: Any, count: int) -> np.ndarray | None:
@@ -245,7 +258,7 @@ def read_dicom_files(paths: Iterable[Path]) -> list[Series]:
     found: list[Series] = []
     with _damage_named():
         headers = sorted(
-            _headers(paths), key=lambda h: (_whole(h.get("SeriesNumber")), _whole(h.get("InstanceNumber")))
+            _once(_headers(paths)), key=lambda h: (_whole(h.get("SeriesNumber")), _whole(h.get("InstanceNumber")))
         )
         for files in _split([f for h in headers for f in _frames(h)], lambda f: str(f.header.get("SeriesInstanceUID"))):
             volumes = _volumes(files)
