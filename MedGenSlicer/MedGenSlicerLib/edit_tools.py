@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -11,13 +12,24 @@ import slicer
 from slicer.i18n import tr as _
 
 from medgen import spec
-from MedGenSlicerLib import correction, inputs_form, node_bridge, result_presenter, steps, views, widgets
+from MedGenSlicerLib import (
+    correction,
+    input_guess,
+    inputs_form,
+    node_bridge,
+    result_presenter,
+    steps,
+    views,
+    widgets,
+)
 from MedGenSlicerLib.geometry import FrameChange, from_vtk
 from MedGenSlicerLib.jobs import Ticket
 from MedGenSlicerLib.provenance import RunRecord
 
 REGION, EDIT = "region", "edit"
 COLOUR = (90, 200, 120)
+VOXEL_BYTES = 4  # of the images that an edit makes
+MUCH_GB = 2.0
 
 
 class EditTools:
@@ -43,6 +55,8 @@ class EditTools:
         self.radius.setSuffix(" mm")
         self.radius.setToolTip(_("Radius of the ball."))
         layout.addLayout(widgets.row(self.paint, self.ball, self.radius, stretch=0))
+        self.warning = widgets.Notice()
+        layout.addWidget(self.warning.widget)
         self.update()
 
     def _port(self) -> spec.Port:
@@ -81,6 +95,28 @@ class EditTools:
         if self._series() and self.panel.inputs.frame_run() is not None:
             return _("A series of sizes is made of one image: choose one size, or take the tick off 'All frames'.")
         return ""
+
+    def show_warning(self) -> bool:
+        """Says so where the images of a series need much memory."""
+        gigabytes = self._series_gb() if self._series() else 0.0
+        words = _(
+            "These {n} sizes need about {gb:.1f} GB of memory while they arrive, and half of it afterwards: choose "
+            "fewer sizes, or crop the images first."
+        )
+        self.warning.say(words.format(n=self._chosen("sizes"), gb=gigabytes) if gigabytes > MUCH_GB else "")
+        return gigabytes > MUCH_GB
+
+    def _series_gb(self) -> float:
+        """Of what the run returns, once in the worker and once in the scene: every sequence that is given, and the maps
+        of a series, each as often as there are sizes."""
+        given = self.panel.inputs.inputs()
+        outputs = [port for port in self.panel.method.outputs if getattr(port, "series", None) is not None]
+        made = [port for port in outputs if not port.name.startswith("edited_")]
+        made += [port for port in outputs if port.name.partition("edited_")[2] in given]
+        reference = self.panel.inputs.reference()
+        known = input_guess.facts(reference) if reference is not None else None
+        voxels = math.prod(known.size) if known is not None else 0
+        return 2 * voxels * VOXEL_BYTES * len(made) * self._chosen("sizes") / 1e9
 
     def open_editor(self) -> None:
         node = self.panel.state.input_node(REGION)

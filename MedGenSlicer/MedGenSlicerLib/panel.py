@@ -31,8 +31,8 @@ from MedGenSlicerLib.run_bar import RunBar
 
 class MethodPanel:
     """`extras`: {method id: class}, made as `cls(panel, layout)` when the method is chosen; they may have `update()`,
-    `follow(ticket)`, called after every change of the job that is shown, `reason_off()` and `cleanup()`, and name in
-    `shows` the parameters that they set themselves.
+    `follow(ticket)`, called after every change of the job that is shown, `reason_off()`, `show_warning()`, which tells
+    whether there is one, and `cleanup()`, and name in `shows` the parameters that they set themselves.
     `tools`: a class, made once as `cls(panel, layout)` between results and log; it has `update()`, called after every
     change, `job_ended(ticket)` and `cleanup()`."""
 
@@ -312,7 +312,9 @@ class MethodPanel:
             self.extra.update()
         if self.tools is not None:
             self.tools.update()
-        warned = self.inputs.show_warnings()
+        warned = bool(self.inputs.show_warnings())
+        if self.extra is not None and hasattr(self.extra, "show_warning"):
+            warned = self.extra.show_warning() or warned
         if self.ticket is not None and not self.ticket.ended:
             self.run_bar.show_running(self.ticket)
         else:
@@ -321,7 +323,7 @@ class MethodPanel:
             known = input_guess.facts(reference) if reference is not None else None
             voxels = known.size[0] * known.size[1] * known.size[2] if known is not None and len(known.size) == 3 else 0
             seconds = run_bar.expected_seconds(self.method.id, device, voxels)
-            self.run_bar.show_ready(self.reason_off(), bool(warned), device, seconds)
+            self.run_bar.show_ready(self.reason_off(), warned, device, seconds)
 
     def _update_options(self) -> None:
         assert self.state is not None
