@@ -24,6 +24,7 @@ from MedGenSlicerLib.slice_plot import SlicePlot
 MAPS = ("anomaly_map", "mean", "votes", "staple", "chance")  # outputs that a threshold cuts
 CHANGE = ("anomaly_map", "difference", "variance")  # what the third view shows
 REDRAWN = ("healthy", "redrawn", "edited", "mean")  # what the second one shows; of sequences: <this>_<name>
+EDIT = "diffusion_edit"
 GUIDANCE_STEPS = 300  # of the slider: 0, then 1 to 1000 on a log scale
 WATCH_MS = 250
 
@@ -41,6 +42,7 @@ class AnomalyTools:
         _button, inside = widgets.section(layout, _("Threshold"), _("Cuts a segment out of a map."))
         self.threshold = MapThreshold(inside, self.maps, self._segment_made)
         self.gate = GateTools(panel, layout)
+        panel.results.drawn_on = self.edited_image
         self._timer = qt.QTimer()
         self._timer.setInterval(WATCH_MS)
         self._timer.timeout.connect(self._watch)
@@ -114,6 +116,17 @@ class AnomalyTools:
             return {}
         time = runs[-1].GetAttribute("MedGen.time")
         return {n.GetAttribute("MedGen.output"): n for n in results if n.GetAttribute("MedGen.time") == time}
+
+    def edited_image(self, segments: Any) -> Optional[Any]:
+        """The image in which the segments of an edit were found, of the sequence that is shown; None for those of
+        other methods, which belong to the original."""
+        state, time = self.panel.state, segments.GetAttribute("MedGen.time")
+        if state is None or segments.GetAttribute("MedGen.method") != EDIT:
+            return None
+        made = {n.GetAttribute("MedGen.output"): n for n in state.results() if n.GetAttribute("MedGen.time") == time}
+        edited = [node for name, node in made.items() if name.startswith("edited_")]
+        chosen = made.get(f"edited_{widgets.combo_data(self.sequence)}")
+        return chosen or (edited[0] if edited else None)
 
     def live_shown(self) -> bool:
         """Whether the views show the slice that is redrawn at once, in place of a run's results."""

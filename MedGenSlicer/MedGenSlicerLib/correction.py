@@ -22,7 +22,7 @@ import slicer
 from vtk.util import numpy_support
 
 from medgen.errors import BadInput
-from MedGenSlicerLib import node_bridge, provenance
+from MedGenSlicerLib import node_bridge, provenance, views
 from MedGenSlicerLib.geometry import set_grid
 
 BEFORE_ROLE = "MedGen.before"
@@ -175,9 +175,10 @@ def volumes_when_made(node: Any) -> dict[str, float]:
 
 
 def open_editor(node: Any, source: Optional[Any] = None) -> None:
-    """Keeps a hidden copy of the result as it is now (once), and opens the Segment Editor on it over its source volume
-    (`source`: for a segmentation that MedGen did not make)."""
+    """Keeps a hidden copy of the result as it is now (once), and opens the Segment Editor on it, over `source` or the
+    image that the run was made on."""
     keep_before(node)
+    views.own_layout()  # the editor puts one image into all views: a comparison would show it twice
     tag = "SegmentEditor"
     editor = slicer.mrmlScene.GetSingletonNode(tag, "vtkMRMLSegmentEditorNode")
     if editor is None:
@@ -186,7 +187,7 @@ def open_editor(node: Any, source: Optional[Any] = None) -> None:
         editor.SetSingletonTag(tag)
         editor = slicer.mrmlScene.AddNode(editor)
     editor.SetAndObserveSegmentationNode(node)
-    reference = provenance.reference_of(node) or source
+    reference = source or provenance.reference_of(node)
     if reference is not None and reference.IsA("vtkMRMLScalarVolumeNode"):
         editor.SetAndObserveSourceVolumeNode(reference)
     ids = node.GetSegmentation().GetSegmentIDs()
@@ -243,7 +244,7 @@ def changes(node: Any) -> list[Change]:
         after = {i: measure.millilitres.get(i) for i in ids}
         return [
             Change(
-                segmentation.GetSegment(i).GetName(), made.get(i), ml if ml is not None else _alone_ml(node, i), None
+                segmentation.GetSegment(i).GetName(), made.get(i), ml if ml is not None else millilitres(node, i), None
             )
             for i, ml in after.items()
         ]
@@ -264,8 +265,12 @@ def changes(node: Any) -> list[Change]:
     return rows
 
 
-def _alone_ml(node: Any, segment_id: str) -> float:
-    image = node_bridge.label_image(node, None, [segment_id])
+def millilitres(node: Any, segment_id: str) -> float:
+    """Of one segment, as it is now."""
+    try:
+        image = node_bridge.label_image(node, None, [segment_id])
+    except BadInput:  # nothing in it
+        return 0.0
     return float(np.count_nonzero(sitk.GetArrayViewFromImage(image))) * float(np.prod(image.GetSpacing())) / 1000
 
 

@@ -3,6 +3,7 @@ changed."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Optional
 
@@ -49,7 +50,7 @@ class ResultRow:
         layout.addLayout(first)
         if not result_presenter.can_be_shown(node):
             self.eye.setEnabled(False)
-            self.eye.setToolTip(_("Tables and texts are not drawn in the views."))
+            self.eye.setToolTip(_("This is not drawn in the views."))
         self.banner = widgets.Notice("synthetic")
         layout.addWidget(self.banner.widget)
         self.correct = widgets.button(
@@ -140,7 +141,7 @@ class ResultRow:
 
     def _correct(self) -> None:
         if self.node() is not None:
-            correction.open_editor(self.node())
+            correction.open_editor(self.node(), self.owner.drawn_on(self.node()))
 
     def _pair(self) -> Optional[tuple[Any, Any]]:
         node = self.node()
@@ -203,6 +204,8 @@ class ResultsList:
         layout.addWidget(self.back)
         self.message = widgets.Notice("info")
         layout.addWidget(self.message.widget)
+        self.drawn_on: Callable[[Any], Optional[Any]] = lambda _node: None  # an image that segments belong to, unlike
+        # those found in the image that the run was made on
         self.rows: list[ResultRow] = []
         self._show_all = False
         self._nodes: list[Any] = []

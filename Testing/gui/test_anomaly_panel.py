@@ -270,6 +270,10 @@ def test_a_lesion_is_drawn_into_a_ball_and_called_synthetic(driver, opened):
     height = views.slice_plane("MedGenLeft")[0][2]
     change = voxels(made["difference"]).sum((1, 2))
     assert abs(height - (-70 + 14 * int(change.argmax()))) < 1  # the slice that changed most
+    driver.click(next(row for row in panel.results.rows if row.node() is made["lesion"]).correct)
+    editor = driver.scene.GetFirstNodeByClass("vtkMRMLSegmentEditorNode")
+    assert editor.GetSegmentationNode() is made["lesion"]
+    assert editor.GetSourceVolumeNode() is made["edited_FLAIR"]  # the original shows no such lesion
 
 
 def test_a_series_of_sizes_is_scrubbed_in_one_browser_and_called_synthetic(driver, opened):
@@ -341,6 +345,24 @@ def test_a_series_of_sizes_is_made_of_one_image_and_not_of_all_frames(driver, op
     panel.state.set_value(panel.method, "sizes", 1)
     driver.process()
     assert panel.reason_off() == ""
+
+
+def test_a_series_that_needs_gigabytes_is_warned_of(driver, opened, monkeypatch):
+    from dataclasses import replace
+
+    from MedGenSlicerLib import input_guess
+
+    panel = opened("diffusion_edit", edit="size", sizes=20)
+    assert not panel.extra.warning.label.text()
+    known = input_guess.facts(panel.inputs.reference())
+    monkeypatch.setattr(input_guess, "facts", lambda _node: replace(known, size=(240, 240, 155), spacing_mm=(1, 1, 1)))
+    driver.process()
+    panel.update()
+    # edited FLAIR, difference and chance of lesion: 3 images of 4 bytes a voxel, 20 times, in the worker and here
+    assert "about 4.3 GB" in panel.extra.warning.label.text() and panel.run_bar.button.text() == "Run anyway"
+    panel.state.set_value(panel.method, "sizes", 5)
+    driver.process()
+    assert not panel.extra.warning.label.text() and panel.run_bar.button.text() == "Apply"
 
 
 def test_a_closed_scene_gets_no_ball_and_no_segment(driver, opened):
