@@ -23,6 +23,9 @@ WORDS = {  # what names of series say about their kind
 }
 COMMON = {"a", "and", "for", "image", "in", "of", "or", "the", "with"}  # words that tell no input from another
 SUPPRESSED = re.compile(r"[a-z]+[^a-z0-9]*(suppress|sat\b|saturat)[a-z]*")  # 'fat-suppressed' is no image of fat
+# an agent was given, whatever the name calls it; 'T1 without contrast' is none of these
+CONTRAST = {"ce", "contrast", "gad", "gado", "gadolinium", "gd", "postcontrast", "t1c", "t1ce", "t1gd"}
+UNENHANCED = re.compile(r"(without|w/o|no|non|pre)[^a-z0-9]*(contrast|gadolinium|gado|gad|gd|ce)\b")
 _facts: dict[str, tuple[int, ImageFacts]] = {}  # node id: (time of change, facts)
 
 
@@ -97,9 +100,14 @@ def own_words(port: spec.Port, inputs: Sequence[spec.Port]) -> set[str]:
 
 def named_for(port: spec.Port, node: Any, inputs: Sequence[spec.Port]) -> float:
     """How many of the port's own words stand in the node's name; less where other inputs' words do, too, but above 0
-    as soon as there is one."""
-    words = _words(SUPPRESSED.sub("", node.GetName().lower()))
+    as soon as there is one. 0 where another input's whole name says more of it: 'T1 with contrast' is no plain T1."""
+    words = _words(UNENHANCED.sub("", SUPPRESSED.sub("", node.GetName().lower())))
+    if words & CONTRAST:
+        words |= {"contrast", "t1c"} if words & {*WORDS["T1"], "t1ce", "t1gd"} else {"contrast"}
     own = len(words & own_words(port, inputs))
+    told = [len(words & (_words(f"{each.name} {each.title}") - COMMON)) for each in (port, *inputs)]
+    if told[0] < max(told):
+        return 0.0
     foreign = any(words & own_words(other, inputs) for other in inputs if other is not port)
     return own - 0.25 * (foreign and own > 0)
 
