@@ -13,8 +13,9 @@ import vtk
 from slicer.i18n import tr as _
 from vtk.util import numpy_support
 
-from medgen.errors import BadInput
-from MedGenSlicerLib import node_bridge, provenance
+from medgen import spec
+from medgen.errors import BadInput, MedGenError
+from MedGenSlicerLib import method_catalogue, node_bridge, provenance
 from MedGenSlicerLib.node_bridge import Steps
 
 OVERRIDES = "MedGen.overrides"
@@ -42,10 +43,23 @@ def unit_of(node: Any) -> str:
     return node.GetAttribute("MedGen.unit") or "HU"
 
 
+def is_density(node: Any) -> bool:
+    """Whether the volume is a synthetic CT or SPR map, or made of one by hand: of a run's synthetic images in HU the
+    first, no part of it as its high frequencies; not its uncertainty, which is told in HU too."""
+    unit = node.GetAttribute("MedGen.unit")
+    if not provenance.is_synthetic(node) or unit not in PRESETS:
+        return False
+    try:
+        outputs = method_catalogue.find(node.GetAttribute("MedGen.method") or "").outputs
+    except MedGenError:  # of a method that is not there any more
+        return True
+    made = [p.name for p in outputs if isinstance(p, spec.Image) and p.synthetic and p.unit == unit]
+    return node.GetAttribute("MedGen.output") in made[:1]
+
+
 def synthetic_volumes() -> list[Any]:
     """The synthetic CTs and SPR maps of the scene, in its order."""
-    volumes = slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")
-    return [n for n in volumes if provenance.is_synthetic(n) and n.GetAttribute("MedGen.unit") in PRESETS]
+    return [node for node in slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode") if is_density(node)]
 
 
 def overrides(node: Any) -> list[dict[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 from pathlib import Path
 from typing import Any, Optional
 
@@ -106,7 +107,7 @@ class ExportDialog:
     def _start(self, node: Any, chosen: Format, out: Path) -> None:
         source = self._source()
         assert source is not None
-        scratch = Path(slicer.app.temporaryPath) / "MedGenExport"
+        scratch = Path(tempfile.mkdtemp(prefix="MedGenExport", dir=slicer.app.temporaryPath))  # another may be writing
         out.parent.mkdir(parents=True, exist_ok=True)
         arguments = export_files.dicom_arguments(node, chosen, source, out, scratch)
 
@@ -123,6 +124,6 @@ class ExportDialog:
 
 def show(node: Any) -> ExportDialog:
     made = ExportDialog(node)
-    _open[:] = [made]
+    _open[:] = [made, *(each for each in _open if each.process is not None)]
     made.dialog.show()
     return made

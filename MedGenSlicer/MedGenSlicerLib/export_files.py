@@ -41,7 +41,7 @@ def formats(node: Any) -> list[Format]:
             Format("segnrrd", _("Segmentation file with names and codes"), ".seg.nrrd"),
         ]
     if node.IsA("vtkMRMLScalarVolumeNode"):
-        unit = node.GetAttribute("MedGen.unit")
+        unit = node.GetAttribute("MedGen.unit") if densities.is_density(node) else None
         dicom = {"HU": [Format("ct", _("DICOM CT series"), "", "ct")], "SPR": _spr_formats()}.get(unit or "", [])
         dicom += _picture_formats() if pictures.is_picture(node) else []
         return [*dicom, Format("nifti", _("NIfTI image"), ".nii.gz"), Format("nrrd", _("NRRD image"), ".nrrd")]
@@ -105,6 +105,9 @@ def findings(node: Any, chosen: Format, source: Optional[Path]) -> list[tuple[bo
         found.append(
             (False, _("Only the image that is shown is written: {which}.").format(which=_one_of_several(node)))
         )
+    if chosen.command and node.IsA("vtkMRMLTransformableNode") and node.GetParentTransformNode() is not None:
+        words = _("The transform '{name}' is not written: DICOM files lie where the source series lies.")
+        found.append((False, words.format(name=node.GetParentTransformNode().GetName())))
     if not chosen.command and node.IsA("vtkMRMLTransformableNode") and FrameChange(node, None).matrix is None:
         found.append((True, _("The result lies under a deformable transform: harden it first (Transforms module).")))
     return found
@@ -127,19 +130,34 @@ def _segment_findings(node: Any, dicom: bool) -> list[tuple[bool, str]]:
         return [(True, _("The segmentation has no segment."))]
     found = []
     tag = slicer.vtkSegment.GetTerminologyEntryTagName()
-    volumes = {} if correction.edited(node) else correction.volumes_when_made(node)
+    empty = _empty_segments(node)
+    if dicom and len(empty) == segmentation.GetNumberOfSegments():
+        return [(True, _("Every segment is empty."))]
     for segment_id in segmentation.GetSegmentIDs():
         segment = segmentation.GetSegment(segment_id)
         name = segment.GetName()
-        if volumes.get(segment_id) == 0:
-            found.append((False, _("'{name}' is empty.").format(name=name)))
+        if segment_id in empty:
+            words = _("'{name}' is empty and will be left out.") if dicom else _("'{name}' is empty.")
+            found.append((False, words.format(name=name)))
+            continue
         if dicom and len(name) > 64:
             found.append((True, _("The name '{name}' is longer than 64 characters.").format(name=name)))
         if dicom and not (segment.HasTag(tag) if hasattr(segment, "HasTag") else True):
             found.append((False, _("'{name}' has no code: it will be written as tissue.").format(name=name)))
     if correction.edited(node):
         found.append((False, _("Corrected by hand: will be marked semi-automatic.")))
+    if dicom and provenance.of_synthetic_image(node):
+        found.append(
+            (False, _("They belong to a synthetic image, not validated for treatment, and will be marked so."))
+        )
     return found
+
+
+def _empty_segments(node: Any) -> list[str]:
+    """Their ids; of a result that nobody corrected as it told when it was made."""
+    made = {} if correction.edited(node) else correction.volumes_when_made(node)
+    ids = list(node.GetSegmentation().GetSegmentIDs())
+    return [i for i in ids if (made[i] if i in made else correction.millilitres(node, i)) == 0]
 
 
 # ------------------------------------------------------------------------------------------------------------- writing
@@ -182,8 +200,11 @@ def _write_csv(node: Any, path: Path) -> None:
 
 def write_with_storage(node: Any, path: Path) -> None:
     """With the node's own storage class, without leaving a storage node or a new file name behind."""
-    storage = node.CreateDefaultStorageNode()
-    storage.UnRegister(None)
+    if node.IsA("vtkMRMLSegmentationNode"):  # which need not be in the scene
+        storage = slicer.vtkMRMLSegmentationStorageNode()
+    else:
+        storage = node.CreateDefaultStorageNode()
+        storage.UnRegister(None)
     storage.SetFileName(str(path))
     if not storage.WriteData(node):
         raise RuntimeError(_("Slicer refused to write it"))
@@ -203,6 +224,8 @@ def provenance_facts(node: Any) -> dict[str, Any]:
         facts["parameters"] = {"set by hand": by_hand, **facts["parameters"]}
     if pictures.filled_words(node):
         facts["parameters"] = {"filled area": pictures.filled_words(node), **facts["parameters"]}
+    if node.IsA("vtkMRMLSegmentationNode") and provenance.of_synthetic_image(node):
+        facts["of_synthetic_image"] = True
     facts["notices"] = provenance.notices(node)
     return facts
 
@@ -213,7 +236,11 @@ def dicom_arguments(node: Any, chosen: Format, source: Path, out: Path, folder: 
     folder.mkdir(parents=True, exist_ok=True)
     if node.IsA("vtkMRMLSegmentationNode"):
         result = folder / "result.seg.nrrd"
-        write_with_storage(node, result)
+        whole = slicer.vtkMRMLSegmentationNode()  # not of the scene
+        whole.GetSegmentation().DeepCopy(node.GetSegmentation())
+        for segment_id in _empty_segments(node):
+            whole.GetSegmentation().RemoveSegment(segment_id)
+        write_with_storage(whole, result)
     elif chosen.command == "picture":
         result = folder / "result.nrrd"
         sitk.WriteImage(pictures.stack(node), str(result))

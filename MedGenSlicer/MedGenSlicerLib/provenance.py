@@ -8,6 +8,9 @@ from typing import Any, Optional
 
 import slicer
 
+from medgen.errors import MedGenError
+from MedGenSlicerLib import method_catalogue
+
 PREFIX = "MedGen."
 INPUT_ROLE = "MedGen.input."
 PLAIN = ("method", "method_version", "medgen_version", "torch_version", "weights", "weights_sha256", "device", "seed")
@@ -83,6 +86,16 @@ def made_by_medgen(node: Any) -> bool:
 
 def is_synthetic(node: Any) -> bool:
     return node.GetAttribute(PREFIX + "synthetic") == "1"
+
+
+def of_synthetic_image(node: Any) -> bool:
+    """Whether a result that is no image belongs to one that a network made, as contours of a synthetic CT do: the first
+    thing that the method makes is synthetic."""
+    try:
+        outputs = method_catalogue.find(node.GetAttribute(PREFIX + "method") or "").outputs
+    except MedGenError:  # MedGen did not make it
+        return False
+    return bool(getattr(outputs[0], "synthetic", False))
 
 
 def notices(node: Any) -> list[str]:

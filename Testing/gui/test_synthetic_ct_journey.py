@@ -110,16 +110,58 @@ def test_mr_to_an_overridden_ct_series_with_exact_values_and_geometry(driver, pa
 def test_contours_of_body_and_bone_go_with_it(driver, panel, series, tmp_path):
     import pydicom
 
+    from MedGenSlicerLib import export_files
+
     panel.chooser.choose("gui_synthetic_ct")
     _ct, segments, _doubt = driver.run(panel).results()
-    segments.GetSegmentation().RemoveSegment("3_Air")  # empty here
+    findings = export_files.findings(segments, export_files.formats(segments)[0], series[0])
+    for words in ("belong to a synthetic image", "'Air' is empty and will be left out"):
+        assert any(words in sentence and not stops for stops, sentence in findings)
     for format_id, names in (("seg", "SegmentSequence SegmentLabel"), ("rtstruct", "StructureSetROISequence ROIName")):
         export(driver, panel, segments, format_id, series[0], tmp_path / format_id)
         (path,) = (tmp_path / format_id).glob("*.dcm")
         sequence, attribute = names.split()
         data = pydicom.dcmread(path)
         assert [getattr(item, attribute) for item in data[sequence]] == ["Body", "Bone"]
+        assert data.SeriesDescription.endswith("[SYNTHETIC]")
+        made_by = [item.ContributionDescription for item in data.ContributingEquipmentSequence]
+        assert any(words.startswith("SYNTHETIC") for words in made_by)
         conforms(path)
+
+
+def test_two_exports_at_once_do_not_disturb_each_other(driver, panel, series, tmp_path):
+    """Each is started before the first has ended, as a user in a hurry does."""
+    from MedGenSlicerLib import export_dialog
+
+    panel.chooser.choose("gui_synthetic_ct")
+    _ct, segments, _doubt = driver.run(panel).results()
+    dialogs = []
+    for name in ("one", "two"):
+        dialogs.append(export_dialog.show(segments))
+        dialogs[-1].folder.setText(str(tmp_path / name))
+        dialogs[-1].source.setText(str(series[0]))
+        driver.process()
+        driver.click(dialogs[-1].button)
+        assert all(each.process is not None for each in dialogs)
+    driver.wait(lambda: all(each.process is None for each in dialogs), 240)
+    for each in dialogs:
+        assert "Written" in each.status.label.text(), each.status.label.text()
+        each.dialog.close()
+    assert all(len(list((tmp_path / name).glob("*.dcm"))) == 1 for name in ("one", "two"))
+
+
+def test_a_transform_that_dicom_does_not_get_is_told(driver, panel, series):
+    from MedGenSlicerLib import export_files
+
+    panel.chooser.choose("gui_synthetic_ct")
+    moved = driver.scene.AddNewNodeByClass("vtkMRMLLinearTransformNode", "Moved")
+    panel.inputs.reference().SetAndObserveTransformNodeID(moved.GetID())
+    ct = driver.run(panel).results()[0]
+    dicom, nifti = (export_files.formats(ct)[i] for i in (0, 1))
+    told = [
+        [s for _stops, s in export_files.findings(ct, each, series[0]) if "'Moved'" in s] for each in (dicom, nifti)
+    ]
+    assert [len(each) for each in told] == [1, 0] and "lie where the source series lies" in told[0][0]
 
 
 def test_stopping_power_in_the_scale_that_was_chosen(driver, panel, series, tmp_path):

@@ -137,8 +137,9 @@ def export_rtstruct(
     preflight.refuse(preflight.check("rtstruct", image, reference, labels, inputs))
     planes, note = axial_planes(reference, image)
     made = dataset.new_object(
-        reference.first, RTStructureSetStorage, "RTSTRUCT", dataset.new_uid(), 901, f"{label} structure set"
-    )
+        reference.first, RTStructureSetStorage, "RTSTRUCT", dataset.new_uid(), 901,
+        f"{label} structure set{dataset.mark_of(provenance)}",
+    )  # fmt: skip
     date, time = dataset.stamp(datetime.datetime.now())
     made.StructureSetLabel, made.StructureSetDate, made.StructureSetTime = label[:16], date, time
     made.StructureSetDescription = dataset.describe(provenance)

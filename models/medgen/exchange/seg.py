@@ -86,13 +86,19 @@ def export_seg(
             manufacturer=dataset.MANUFACTURER, manufacturer_model_name=dataset.MODEL,
             software_versions=medgen.__version__, device_serial_number="0", content_label="SEGMENTATION",
             content_description=dataset.describe(provenance)[: dataset.LONG_STRING],
-            series_description=(series_description or f"{provenance.get('method', 'MedGen')} segmentation")[:64],
+            series_description=_named(series_description, provenance),
             contributing_equipment=[dataset.contributing_equipment(provenance)], **planes,
         )  # fmt: skip
     except (ValueError, TypeError, AttributeError, KeyError) as error:
         raise MedGenError(f"The segmentation cannot refer to this series: {error}") from error
     refer_to(made, reference)
     return dataset.save(made, path)
+
+
+def _named(series_description: str, provenance: Mapping[str, Any]) -> str:
+    mark = dataset.mark_of(provenance)
+    words = series_description or f"{provenance.get('method', 'MedGen')} segmentation"
+    return words[: dataset.LONG_STRING - len(mark)] + mark
 
 
 def _pixels(image: sitk.Image, labels: Sequence[spec.Label], fractional: bool) -> np.ndarray:
