@@ -297,13 +297,27 @@ class InputsForm:
         given = self.inputs()
         return [p.title for p in (self.method.inputs if self.method else ()) if p.required and p.name not in given]
 
-    def show_warnings(self) -> list[FitnessWarning]:
-        """Asks the method about the images and shows each answer beneath its row."""
+    def show_warnings(self, beside: Optional[Any] = None) -> list[FitnessWarning]:
+        """Asks the method about the images and shows each answer beneath its row. beside: a volume that they belong to,
+        where it is not among them."""
         if self.method is None:
             return []
         images = {p.name for p in self.method.inputs if isinstance(p, spec.Image)}
         known = {name: input_guess.facts(nodes[0]) for name, nodes in self.inputs().items() if name in images}
         found = self.method.fitness({name: fact for name, fact in known.items() if fact is not None})
+        found = [*found, *self._elsewhere(beside or self.reference())]
         for name, made in self.rows.items():
             made.warning.say(" ".join(w.sentence for w in found if w.input == name))
         return found
+
+    def _elsewhere(self, leading: Optional[Any]) -> list[FitnessWarning]:
+        """Of volumes that do not overlap the leading one: the volumes of one run share their frame."""
+        assert self.method is not None
+        volumes = [p.name for p in self.method.inputs if isinstance(p, spec.Image) and p.kind == "volume"]
+        given = {name: nodes[0] for name, nodes in self.inputs().items() if name in volumes}
+        words = _("It lies elsewhere than '{name}': the two do not overlap. Are they of one patient, and registered?")
+        return [
+            FitnessWarning(name, words.format(name=leading.GetName()))
+            for name, node in given.items()
+            if leading is not None and node is not leading and not node_bridge.overlap(node, leading)
+        ]

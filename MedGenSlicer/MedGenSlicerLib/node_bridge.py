@@ -107,6 +107,19 @@ def volume_grid(node: Any) -> np.ndarray:
     return from_vtk(matrix)
 
 
+def overlap(one: Any, other: Any) -> bool:
+    """Whether the boxes round two volumes meet in the world; True for what has no voxels."""
+    boxes = []
+    for node in (one, other):
+        if not node.IsA("vtkMRMLVolumeNode") or node.GetImageData() is None:
+            return True
+        bounds = [0.0] * 6
+        node.GetRASBounds(bounds)
+        boxes.append(np.reshape(bounds, (3, 2)))
+    first, second = boxes
+    return bool((np.minimum(first[:, 1], second[:, 1]) > np.maximum(first[:, 0], second[:, 0])).all())
+
+
 def _image_steps(image_data: Any, grid: np.ndarray) -> Steps:
     """One copy of the voxels."""
     scalars = image_data.GetPointData().GetScalars()

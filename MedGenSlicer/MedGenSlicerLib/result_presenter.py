@@ -337,7 +337,7 @@ def show(made: list[Any], record: RunRecord) -> None:
 
 
 def can_be_shown(node: Any) -> bool:
-    return bool(node.IsA("vtkMRMLDisplayableNode") or node.IsA("vtkMRMLPlotChartNode"))
+    return any(node.IsA(kind) for kind in ("vtkMRMLDisplayableNode", "vtkMRMLPlotChartNode", "vtkMRMLTableNode"))
 
 
 def is_shown(node: Any) -> bool:
@@ -346,6 +346,8 @@ def is_shown(node: Any) -> bool:
         return views.is_displayed(node)
     if node.IsA("vtkMRMLPlotChartNode"):
         return views.chart_shown(node)
+    if node.IsA("vtkMRMLTableNode"):
+        return views.table_shown(node)
     display = node.GetDisplayNode() if hasattr(node, "GetDisplayNode") else None
     return bool(display and display.GetVisibility())
 
@@ -361,6 +363,8 @@ def set_shown(node: Any, shown: bool) -> None:
             views.show_background(node)
     elif node.IsA("vtkMRMLPlotChartNode"):
         views.show_chart(node, shown)
+    elif node.IsA("vtkMRMLTableNode"):
+        views.show_table(node, shown)
     elif hasattr(node, "SetDisplayVisibility"):
         node.SetDisplayVisibility(shown)
 

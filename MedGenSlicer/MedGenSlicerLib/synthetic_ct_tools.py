@@ -39,6 +39,7 @@ class SyntheticCtTools:
         self.panel = panel
         self.review = method_catalogue.find(REVIEW)
         self._told: Optional[Ticket] = None
+        self._feeding = False
         self._stop: Any = None
         button, inside = widgets.section(layout, _("Look"), _("How the synthetic image is shown."))
         self.look = LookTools(self, inside)
@@ -104,14 +105,17 @@ class SyntheticCtTools:
         self.check.setEnabled(not off)
         tooltip = _("Errors by region, difference map, histogram and water-equivalent depths, in the background.")
         self.check.setToolTip(off or tooltip)
-        self.form.show_warnings()
+        self.form.show_warnings(image)
         self.gate.update()
 
     def feed_segments(self) -> None:
         """A body, bone or air segment of this MR that was corrected by hand, or made with 'Bone and air', goes into the
         next run. Each is offered once: what the user then chooses stays."""
         state, method = self.panel.state, self.panel.method
+        if self._feeding:  # each input that is set brings another update
+            return
         wanted = [p for p in (method.inputs if method else ()) if isinstance(p, spec.Mask)]
+        told, self._feeding = [], True
         for node in state.results() if wanted else []:
             same_patient = provenance.reference_of(node) is self.panel.inputs.reference()
             if not node.IsA("vtkMRMLSegmentationNode") or not same_patient or not _meant_for_the_next_run(node):
@@ -125,7 +129,10 @@ class SyntheticCtTools:
                     state.set_segment_id(port.name, segment_id)
                     words = _("'{segment}' of '{name}' is used in the next run.")
                     segment = node.GetSegmentation().GetSegment(segment_id).GetName()
-                    self.say(words.format(segment=segment, name=node.GetName()))
+                    told.append(words.format(segment=segment, name=node.GetName()))
+        self._feeding = False
+        if told:
+            self.say(" ".join(told))
 
     def job_ended(self, ticket: Ticket) -> None:
         """A job of this panel has ended: the newest image is chosen, a check is arranged in the views."""
@@ -428,6 +435,8 @@ class OverrideTools:
             state.add_result(made[0])
             self.tools.choose(made[0])
             views.replace(image, made[0])
+            if not views.is_displayed(made[0]):
+                self.tools.look.show_new([])
             words = _("'{name}' was made; '{old}' is as it was.")
             self.tools.say(words.format(name=made[0].GetName(), old=image.GetName()))
             self.tools.panel.update()

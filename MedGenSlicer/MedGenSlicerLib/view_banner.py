@@ -1,10 +1,11 @@
-"""A line at the top of every slice view that shows a synthetic image, so that it cannot be taken for an acquired one;
-and legends where their colours are."""
+"""A line at the top of every slice view that shows a synthetic image, and of every 3D view beside a surface of one, so
+that it cannot be taken for an acquired one; and legends where their colours are."""
 
 from __future__ import annotations
 
 from typing import Any, Optional
 
+import qt
 import slicer
 import vtk
 from slicer.i18n import tr as _
@@ -28,20 +29,49 @@ class ViewBanner:
         scene = slicer.mrmlScene
         self._observed = [
             scene.AddObserver(scene.NodeAddedEvent, self._added),
+            scene.AddObserver(scene.NodeRemovedEvent, lambda *_a: self.update_3d()),
             scene.AddObserver(scene.EndImportEvent, self._imported),
         ]
         for composite in views.composites():
             self._follow(composite)
+        for model in slicer.util.getNodesByClass("vtkMRMLModelNode"):
+            self._follow_model(model)
 
     @vtk.calldata_type(vtk.VTK_OBJECT)
     def _added(self, _scene: Any, _event: Any, node: Any) -> None:
         if node is not None and node.IsA("vtkMRMLSliceCompositeNode"):
             self._follow(node)
+        elif node is not None and node.IsA("vtkMRMLModelNode"):
+            self._follow_model(node)
+        elif node is not None and node.IsA("vtkMRMLViewNode"):
+            qt.QTimer.singleShot(0, self.update_3d)  # its window comes after it
 
     def _imported(self, _scene: Any, _event: Any) -> None:
         """The views of a loaded scene are told what they show before the images are there."""
         for composite in views.composites():
             self.update(composite)
+        self.update_3d()
+
+    def _follow_model(self, model: Any) -> None:
+        if model.GetHideFromEditors():  # the slices in the 3D view, which change with every scroll
+            return
+        for event in (vtk.vtkCommand.ModifiedEvent, model.DisplayModifiedEvent):
+            self._observed.append(model.AddObserver(event, lambda *_a: self.update_3d()))
+
+    def update_3d(self) -> None:
+        """Shows or hides the line in every 3D view."""
+        shown = bool(surfaces_shown())
+        for number, view in enumerate(_views_3d()):
+            name = f"3D {number}"
+            if name not in self.actors:
+                if not shown:
+                    continue
+                self.actors[name] = _text_actor()
+                self.actors[name].SetVisibility(False)
+                view.renderWindow().GetRenderers().GetFirstRenderer().AddViewProp(self.actors[name])
+            if bool(self.actors[name].GetVisibility()) != shown:
+                self.actors[name].SetVisibility(shown)
+                view.scheduleRender()
 
     def _follow(self, composite: Any) -> None:
         # no closure over the node: the cycle would be garbage to Python while the node lives on in the scene
@@ -71,6 +101,19 @@ class ViewBanner:
 def shows_synthetic(composite: Any) -> bool:
     found = [slicer.mrmlScene.GetNodeByID(node_id) for node_id in views.seen_ids(composite)]
     return any(node is not None and provenance.is_synthetic(node) for node in found)
+
+
+def surfaces_shown() -> list[Any]:
+    """The visible models that were made of a synthetic image."""
+    models = slicer.util.getNodesByClass("vtkMRMLModelNode")
+    return [m for m in models if provenance.is_synthetic(m) and m.GetDisplayVisibility()]
+
+
+def _views_3d() -> list[Any]:
+    """The widgets of the 3D views, where there are any."""
+    manager = slicer.app.layoutManager()
+    count = getattr(manager, "threeDViewCount", 0)
+    return [manager.threeDWidget(number).threeDView() for number in range(count)]
 
 
 def _view(name: str) -> Optional[Any]:

@@ -231,9 +231,18 @@ def show_chart(chart: Any, shown: bool) -> None:
     slicer.modules.plots.logic().ShowChartInLayout(chart)
 
 
-def show_table(table: Any) -> None:
+def table_shown(table: Any) -> bool:
+    node = layout_node()
+    arranged = node is not None and node.GetViewArrangement() == slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpTableView
+    return arranged and slicer.app.applicationLogic().GetSelectionNode().GetActiveTableID() == table.GetID()
+
+
+def show_table(table: Any, shown: bool = True) -> None:
     """The table, editable, in a view beneath the slices; `own_layout` brings the user's layout back."""
     node = layout_node()
+    if not shown:
+        own_layout()
+        return
     if not away() and not comparing_plot():
         _before[:] = [node.GetViewArrangement()]
     node.SetViewArrangement(slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpTableView)

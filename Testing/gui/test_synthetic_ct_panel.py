@@ -135,9 +135,50 @@ def test_windows_uncertainty_and_surface(driver, panel):
     low, high = (bone.min(0)[::-1] - 0.5) * 4 - 80, (bone.max(0)[::-1] + 0.5) * 4 - 80
     assert np.allclose(bounds[::2], low, atol=2) and np.allclose(bounds[1::2], high, atol=2)
     assert "synthetic" in model.GetName() and model.GetAttribute("MedGen.synthetic") == "1"
+    (banner,) = (
+        slicer.app.layoutManager().three_d_widget.renderWindow().GetRenderers().GetFirstRenderer().GetViewProps()
+    )
+    assert banner.GetVisibility() and "not validated for treatment" in banner.GetInput()
     driver.click(look.surface)
-    assert not model.GetDisplayVisibility()
+    assert not model.GetDisplayVisibility() and not banner.GetVisibility()
     assert not look.difference.isEnabled() and "reference" in look.difference.toolTip()
+
+
+def test_only_the_ct_itself_can_be_looked_at_corrected_and_exported_as_a_ct(driver, panel):
+    from MedGenSlicerLib import densities, export_files
+
+    ct, _segments, doubt = driver.run(panel).results()
+    part = driver.scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "Part of it, in HU too (synthetic)")
+    part.CopyOrientation(ct)
+    for name in ct.GetAttributeNames():
+        part.SetAttribute(name, ct.GetAttribute(name))
+    part.SetAttribute("MedGen.output", "high")
+    assert doubt.GetAttribute("MedGen.unit") == "HU" and densities.synthetic_volumes() == [ct]
+    offered = {node: [each.id for each in export_files.formats(node)] for node in (ct, part, doubt)}
+    assert offered[ct][0] == "ct" and offered[part] == offered[doubt] == ["nifti", "nrrd"]
+
+
+def test_volumes_that_do_not_overlap_are_warned_of_before_the_run(driver):
+    panel = driver.open("MedGenSyntheticCT").panel
+    panel.chooser.choose("pseudo_spr")
+    t1, fat = driver.head("T1"), driver.head("Dixon fat")
+    for port, node in (("t1", t1), ("fat", fat)):
+        panel.inputs.rows[port].selector.setCurrentNode(node)
+    driver.process()
+    assert "elsewhere" not in panel.inputs.rows["fat"].warning.label.text()
+    fat.SetOrigin(500, 0, 0)
+    panel.update()
+    assert "elsewhere than 'T1'" in panel.inputs.rows["fat"].warning.label.text()
+    assert panel.run_bar.button.text() == "Run anyway"
+    moved = driver.scene.AddNewNodeByClass("vtkMRMLLinearTransformNode", "Registration")
+    back = np.eye(4)
+    back[:3, 3] = -580, -80, -80
+    import slicer
+
+    moved.SetMatrixTransformToParent(slicer.util.vtkMatrixFromArray(back))
+    fat.SetAndObserveTransformNodeID(moved.GetID())  # which brings it there
+    panel.update()
+    assert "elsewhere" not in panel.inputs.rows["fat"].warning.label.text()
 
 
 @pytest.mark.parametrize(
@@ -148,6 +189,9 @@ def test_windows_uncertainty_and_surface(driver, panel):
         ("pseudo_spr", {"water": None, "t1": "MR T1", "fat": None}),
         ("diffusion_segmentation", {"FLAIR": "T2 FLAIR", "T2": "T2 TSE", "T1": "T1", "T1c": "T1 with contrast"}),
         ("diffusion_segmentation", {"FLAIR": None, "T2": "T2 with motion", "T1": None, "T1c": None}),
+        ("diffusion_segmentation", {"FLAIR": None, "T2": None, "T1": None, "T1c": "T1 with contrast"}),
+        ("diffusion_segmentation", {"FLAIR": None, "T2": None, "T1": None, "T1c": "T1 MPRAGE Gd"}),
+        ("diffusion_segmentation", {"FLAIR": None, "T2": None, "T1": "T1 without contrast", "T1c": "t1ce"}),
     ],
 )
 def test_each_mr_goes_to_the_input_that_asks_for_it(driver, method, wanted):
@@ -233,17 +277,39 @@ def test_an_empty_segment_is_refused_with_a_sentence(driver, panel):
     assert "'Air' is empty" in panel.results.message.label.text() and panel.tools.image() is ct
 
 
+def test_an_override_is_seen_though_the_views_show_the_mr(driver, panel):
+    from MedGenSlicerLib import views
+
+    ct, segments, _doubt = driver.run(panel).results()
+    views.own_layout()
+    for each in views.composites():  # as the Segment Editor leaves them
+        each.SetBackgroundVolumeID(panel.tools.source().GetID())
+    row = panel.tools.correct.form.rows["override"]
+    choose(row, segments)
+    driver.process()
+    row.segment.setCurrentIndex(row.segment.findText("Bone"))
+    driver.process()
+    driver.click(panel.tools.correct.override)
+    driver.wait(lambda: panel.tools.image() is not ct)
+    assert views.comparing() and views.is_displayed(panel.tools.image())
+
+
 def test_what_was_corrected_by_hand_is_the_next_run_s_input(driver, panel):
+    from MedGenSlicerLib import views
+
     ct, segments, _doubt = driver.run(panel).results()
     assert panel.inputs.rows["bone"].selector.currentNode() is None
     box = (slice(5, 9), slice(18, 22), slice(18, 22))
     paint(segments, 2, box)
+    driver.click(next(r for r in panel.results.rows if r.node_id == segments.GetID()).correct)
+    assert not views.comparing()  # the editor would show the MR twice
     driver.open("MedGenSegment")
     driver.open("MedGenSyntheticCT")
     driver.wait(lambda: panel.inputs.rows["bone"].selector.currentNode() is segments)
     assert panel.inputs.rows["body"].segment.currentText() == "Body"
     assert panel.inputs.rows["bone"].segment.currentText() == "Bone"
-    assert "next run" in panel.results.message.label.text()
+    told = panel.results.message.label.text()
+    assert told.count("is used in the next run") == 3 and "'Body'" in told and "'Bone'" in told and "'Air'" in told
     choose(panel.inputs.rows["body"], None)  # the user may say otherwise, and it stays so
     choose(panel.inputs.rows["air"], None)
     driver.process(50)
@@ -291,6 +357,12 @@ def test_a_check_tells_errors_shows_them_and_measures_along_a_line(driver, panel
     metrics = node_bridge.table(made["metrics"])
     bone = metrics["region"].index("bone")
     assert metrics["ME (HU)"][bone] == -100 and metrics["Dice"][bone] in (1, "1.0", 1.0)
+    table = next(row for row in panel.results.rows if row.node() is made["metrics"])
+    driver.click(table.eye)
+    assert views.table_shown(made["metrics"]) and not views.comparing()
+    driver.click(table.eye)
+    assert not views.table_shown(made["metrics"])
+    driver.click(panel.tools.look.difference)
     difference = made["difference"]
     assert (array(difference)[array(ct) == 900] == -100).all()
     display = difference.GetDisplayNode()

@@ -93,6 +93,7 @@ class LayoutManager:
     def __init__(self, scene, application_logic):
         self.scene, self.application_logic = scene, application_logic
         self.slice_logics, self.slice_widgets = {}, {}
+        self.threeDViewCount, self.three_d_widget = 1, SliceWidget()
         self.collection = slicer.vtkCollection() if hasattr(slicer, "vtkCollection") else _collection()
         application_logic.SetSliceLogics(self.collection)
         node = slicer.vtkMRMLLayoutNode()
@@ -112,6 +113,9 @@ class LayoutManager:
         if name not in self.slice_logics:
             return None
         return self.slice_widgets.setdefault(name, SliceWidget())
+
+    def threeDWidget(self, _number: int):
+        return self.three_d_widget
 
     def GetLayoutNode(self):
         return self.node
@@ -150,7 +154,8 @@ class LayoutManager:
 
 
 class SliceWidget:
-    """Where panels draw into a slice view: its window, never shown; `harness.views` takes over what lies in it."""
+    """Where panels draw into a slice or 3D view: its window, never shown; `harness.views` takes over what lies in a
+    slice's."""
 
     def __init__(self):
         self.window = vtk.vtkRenderWindow()
@@ -159,6 +164,8 @@ class SliceWidget:
 
     def sliceView(self):
         return self
+
+    threeDView = sliceView
 
     def renderWindow(self):
         return self.window
