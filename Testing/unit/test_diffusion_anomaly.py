@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from diffusion_data import rendered_slices, small_head
 
 from medgen.catalogue import find_method
 from medgen.diffusion.networks import ANY_LABEL, NoiseNetwork, load_networks
+from medgen.diffusion.training import brain_set
 from medgen.errors import BadInput, Cancelled
 from medgen.imaging.brain_study import BRAIN_SEQUENCES, brain_study, scale_brain
 from medgen.imaging.geometry import Grid, to_array
@@ -234,6 +236,27 @@ def test_training_goes_on_and_says_what_it_made(trained: Path) -> None:
     for name, value in load_networks(again, "cpu")["denoiser"].state_dict().items():
         assert torch.equal(value, networks["denoiser"].state_dict()[name])
     assert rendered.images.dtype == np.uint8 and len(rendered.images) == len(rendered.index)
+
+
+def test_a_set_whose_writing_was_killed_is_written_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    maps, folder, save, calls = tmp_path / "maps", tmp_path / "out" / "slices", np.save, []
+    maps.mkdir()
+    (maps / "head_01.nii.gz").touch()
+    folder.mkdir(parents=True)
+    part = {"images": np.zeros((3, 4, 8, 8), np.uint8), "lesion": np.zeros((3, 8, 8)), "index": np.zeros((3, 4))}
+    np.savez(folder / "head01.npz", **part)  # rendered before
+
+    def killed(file: Any, values: Any) -> None:
+        calls.append(file)
+        save(file, values[: 1 if len(calls) == 2 else None])
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(np, "save", killed)
+    with pytest.raises(KeyboardInterrupt):
+        brain_set(maps, tmp_path / "out", 0, True, None)
+    found = brain_set(maps, tmp_path / "out", 0, True, None)
+    assert len(found.images) == len(found.lesion) == len(found.index) == 3
 
 
 def test_bad_training_data_is_named(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from medgen.errors import BadInput
 from medgen.imaging.brain_alignment import TEMPLATE_MM, align_brain, model_grid, pooled, scale_t1, to_model
 from medgen.imaging.geometry import from_array, to_array
 from medgen.imaging.phantoms.anatomy import TRAIN_HEADS, load_head, strip_skull
-from medgen.imaging.phantoms.brain_set import brain_box, jittered
+from medgen.imaging.phantoms.brain_set import brain_box, jittered, save_array
 from medgen.imaging.phantoms.deformation import random_deformation
 from medgen.imaging.phantoms.render import Scan, render_mr
 from medgen.imaging.phantoms.tissue import AIR, BRAIN, CSF, VENTRICLES
@@ -97,8 +97,8 @@ def render_aligned_brains(
     table = np.array(rows, np.float32)
     shares = (ventricles / max(trained, 1)).astype(np.float32)
     found = AlignedBrains(np.stack(images), table, to_array(template).astype(np.float32), shares)
-    for name in PARTS:
-        np.save(folder / f"{name}.npy", getattr(found, name))
+    for name in reversed(PARTS):  # the images last: where they are, all is there
+        save_array(folder / f"{name}.npy", getattr(found, name))
     return found
 
 

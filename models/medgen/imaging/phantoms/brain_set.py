@@ -76,11 +76,19 @@ def render_brain_set(
         np.savez(partial, images=stacks[0], lesion=stacks[1], index=stacks[2])
         partial.replace(part)
         progress.report("Rendering slices", (number + 1) / len(kinds), f"head {head}")
-    for name in ("images", "lesion", "index"):
-        np.save(folder / f"{name}.npy", np.concatenate([np.load(part)[name] for part in parts]))
+    for name in ("index", "lesion", "images"):  # the images last: where they are, all is there
+        save_array(folder / f"{name}.npy", np.concatenate([np.load(part)[name] for part in parts]))
     for part in parts:
         part.unlink()
     return load_brain_set(folder)
+
+
+def save_array(path: Path, values: Array) -> None:
+    """The file appears whole or not at all: a training that was killed takes what it finds."""
+    partial = path.with_suffix(".partial")
+    with partial.open("wb") as file:
+        np.save(file, values)
+    partial.replace(path)
 
 
 def _study_slices(labels: sitk.Image, head: int, variant: int, kind: int, seed: int) -> tuple[Array, Array, Array]:

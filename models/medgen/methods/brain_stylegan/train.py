@@ -119,7 +119,7 @@ def train(
     last weights file. Raises BadInput for an unknown configuration or where nothing can be rendered."""
     stages, path = chosen_config(CONFIGS, config), out
     finest = FIELD_MM[2] / stages[-1].config.architecture.shape()[0]
-    if any(data.glob("*.npy")):
+    if (data / "images.npy").is_file():
         brains = load_aligned_brains(data)
     else:
         brains = render_aligned_brains(dict(stages[0].variants), seed, data, progress, min(TEMPLATE_MM, finest))
