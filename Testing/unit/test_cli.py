@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 from medgen import cli, io
 from medgen.errors import BadInput
+from medgen.proofs import check, verdict
 from medgen.running import whole_folder
 from medgen.spec import ROI, Blob, Code, Image, Label, LabelMap, Planes, Points, Table, Terminology
 
@@ -240,6 +241,12 @@ def test_a_fault_of_ours_is_one_sentence_too(
     said = capsys.readouterr().err
     assert end.value.code == 1
     assert said == "This failed inside MedGen (ZeroDivisionError: by zero); --debug shows where.\n"
+
+
+def test_a_proof_says_what_it_left_out(capsys: pytest.CaptureFixture[str]) -> None:
+    cli.show_proof(verdict("m", [check("Bar", 2.0, 1.0, 0)], ["Scans need the shared data."]))
+    shown = capsys.readouterr().out
+    assert "PASS" in shown and "Left out: Scans need the shared data." in shown
 
 
 @pytest.mark.parametrize(

@@ -347,6 +347,8 @@ def show_proof(report: dict[str, Any]) -> None:
         figures = [_short(check[key]) for key in ("value", "baseline", "margin")]
         table.add_row(check["name"], *figures, verdict)
     out.print(table)
+    for sentence in report["skipped"]:
+        out.print(f"Left out: {sentence}", markup=False)
 
 
 def _short(value: Any) -> str:
