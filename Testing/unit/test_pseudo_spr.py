@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import SimpleITK as sitk
@@ -262,6 +264,7 @@ def facts(low: float = 0, high: float = 500, modality: str = "", spacing: float 
         (facts(spacing=5.0), "thin bone"),
         (facts(size=60), "covered"),
         (facts(5, 5), "contrast"),
+        (replace(facts(), maximum=6000), "metal"),
     ],
 )
 def test_doubtful_channels_are_warned_about(image: ImageFacts, word: str) -> None:

@@ -24,6 +24,8 @@ from medgen.spec import (
 
 CHANNELS = ("water", "t1", "fat")  # the order in which they lead: the first one given brings the grid
 
+FAR_ABOVE = 8  # times the range of the other values
+
 
 def fitness(facts: Mapping[str, ImageFacts]) -> list[FitnessWarning]:
     found: list[FitnessWarning] = []
@@ -34,6 +36,11 @@ def fitness(facts: Mapping[str, ImageFacts]) -> list[FitnessWarning]:
             found.append(FitnessWarning(name, "This looks like a CT; an MR is needed here."))
         elif image.percentiles[0] == image.percentiles[2]:
             found.append(FitnessWarning(name, "The image has next to no contrast."))
+        elif image.maximum - image.percentiles[0] > FAR_ABOVE * (image.percentiles[2] - image.percentiles[0]):
+            sentence = (
+                "Single values lie far above all others (metal, or a damaged file?); the SPR there will be wrong."
+            )
+            found.append(FitnessWarning(name, sentence))
         if max(image.spacing_mm) > 4:
             sentence = f"Slices {max(image.spacing_mm):.1f} mm apart: thin bone and air cells will be missed."
             found.append(FitnessWarning(name, sentence))
