@@ -91,6 +91,16 @@ def test_another_seed_makes_other_images(tmp_path: Path) -> None:
     assert [row["seed"] for row in manifest(tmp_path)] == ["50", "51", "52", "53"] and len(worker.requests) == 4
 
 
+@pytest.mark.parametrize(("mark", "separator"), [("\ufeff", ","), ("", ";")])
+def test_tables_that_a_spreadsheet_saved_do_not_stop_a_cohort(mark: str, separator: str, tmp_path: Path) -> None:
+    make_cohort(asked(tmp_path, count=2), PlayedWorker(), lambda line: None)  # type: ignore[arg-type]
+    for name in ("manifest.csv", "codes.csv"):
+        text = (tmp_path / name).read_text("utf-8").replace(",", separator)
+        (tmp_path / name).write_text(mark + text, "utf-8")
+    make_cohort(asked(tmp_path), PlayedWorker(), lambda line: None)  # type: ignore[arg-type]
+    assert [row["seed"] for row in manifest(tmp_path)] == ["10", "11", "12", "13"]
+
+
 @pytest.mark.parametrize("change", [{"parameters": {"truncation": 0.5}}, {"weights": "others.safetensors"}])
 def test_other_parameters_or_weights_make_other_images(change: dict[str, Any], tmp_path: Path) -> None:
     spec = replace(MAKER, parameters=(*MAKER.parameters, Float("truncation", "Truncation", 1.0)))

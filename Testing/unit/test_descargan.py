@@ -161,7 +161,7 @@ def test_x_rays_are_learnt_and_redrawn_at_their_own_size(tmp_path: Path) -> None
         image = rng.integers(0, 200, (90, 100)).astype(np.uint8)
         sitk.WriteImage(sitk.GetImageFromArray(image), str(tmp_path / f"{number}.png"))
         lines.append(f"{number}.png,p{number},{label}")
-    (tmp_path / "labels.csv").write_text("\n".join(lines), "utf-8")
+    (tmp_path / "labels.csv").write_text("\n".join(lines), "utf-8-sig")  # as Excel does
     xrays = load_xrays(tmp_path, 64)
     assert xrays.images.shape == (12, 64, 64)
     assert xrays.diseased.sum() == 6

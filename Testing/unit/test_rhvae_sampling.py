@@ -214,8 +214,8 @@ def test_a_trained_model_serves_a_run_on_the_same_folder(tmp_path: Any) -> None:
     data.mkdir()
     for number, image in enumerate(COHORT):
         sitk.WriteImage(image, str(data / f"{number:02d}.nii.gz"))
-    rows = [f"{name},{label}" for name, label in zip(CLASSES["id"], CLASSES["label"], strict=True)]
-    (data / "labels.csv").write_text("\n".join(["id,label", *rows]) + "\n", encoding="utf-8")
+    rows = [f"{label},{name}" for name, label in zip(CLASSES["id"], CLASSES["label"], strict=True)]
+    (data / "labels.csv").write_text("\n".join(["label,id", *rows]) + "\n", encoding="utf-8-sig")  # as Excel does
     lines: list[str] = []
     progress = SilentProgress()
     progress.log = lines.append  # type: ignore[method-assign]

@@ -96,18 +96,22 @@ def _make_one(
 
 def _append_codes(path: Path, file: str, codes: Mapping[str, list[Any]]) -> None:
     """One row an image; a row of an earlier run is replaced."""
-    rows = list(csv.DictReader(path.open(newline="", encoding="utf-8"))) if path.is_file() else []
+    rows = _read_dicts(path)
     new = {"file": file, **{name: values[0] for name, values in codes.items()}}
     rows = [row for row in rows if row["file"] != file and set(row) == set(new)]
     _write_rows(path, list(new), [*rows, new])
 
 
 def _read_manifest(folder: Path) -> dict[str, dict[str, str]]:
-    path = folder / MANIFEST
+    return {row["file"]: row for row in _read_dicts(folder / MANIFEST)}
+
+
+def _read_dicts(path: Path) -> list[dict[str, str]]:
+    """The rows that name a file; none where there is no table, or one that a spreadsheet program made another of."""
     if not path.is_file():
-        return {}
-    with path.open(newline="", encoding="utf-8") as stream:
-        return {row["file"]: row for row in csv.DictReader(stream) if row.get("file")}
+        return []
+    with path.open(newline="", encoding="utf-8-sig") as stream:
+        return [row for row in csv.DictReader(stream) if row.get("file")]
 
 
 def _write_manifest(folder: Path, known: Mapping[str, Mapping[str, str]]) -> None:

@@ -59,7 +59,7 @@ def squeezed(values: npt.NDArray[np.float32], shape: tuple[int, int]) -> npt.NDA
 def load_xrays(folder: Path, side: int) -> XraySet:
     """Raises BadInput where labels.csv or an image cannot be read."""
     try:
-        with (folder / "labels.csv").open(newline="", encoding="utf-8") as file:
+        with (folder / "labels.csv").open(newline="", encoding="utf-8-sig") as file:
             rows = sorted(csv.DictReader(file), key=lambda row: (row["label"], row["patient_id"], row["file"]))
         images = [xray_slice(sitk.ReadImage(str(folder / row["file"])), side) for row in rows]
     except (OSError, KeyError, RuntimeError) as error:

@@ -65,6 +65,6 @@ def train(
 def _table(path: Path) -> dict[str, list[Any]] | None:
     if not path.is_file():
         return None
-    with path.open(newline="", encoding="utf-8") as stream:
+    with path.open(newline="", encoding="utf-8-sig") as stream:
         rows = list(csv.DictReader(stream))
     return {name: [row[name] for row in rows] for name in rows[0]} if rows else None
