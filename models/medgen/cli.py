@@ -451,7 +451,7 @@ def main() -> NoReturn:
         _fail(error, f"The Python package '{error.name}' is missing; run `medgen setup`.", 1, debug)
     except Exception as error:
         if hasattr(error, "format_message"):  # typer's, of a wrong option; its class has moved between versions
-            _fail(error, _usage(error), error.exit_code, debug)
+            _fail(error, _usage(error), 2, debug)
         sentence = f"This failed inside MedGen ({type(error).__name__}: {_one_line(error)}); --debug shows where."
         _fail(error, sentence, 1, debug)
     if code == 130:  # what typer makes of Ctrl-C

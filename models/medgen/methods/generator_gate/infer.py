@@ -96,8 +96,8 @@ def compare_structure(
     compared: the neighbouring slice of one's own head is no measure of how alike two heads are. tick: as of
     `ms_ssim`."""
     to_real = ms_ssim(synthetic, real, tick).max(dim=1)
-    among = (_nearest_other(slices, images, tick) for slices, images in ((synthetic, source), (real, owner)))
-    return Structure(to_real.values, *among, to_real.indices)
+    to_synthetic, real_to_real = _nearest_other(synthetic, source, tick), _nearest_other(real, owner, tick)
+    return Structure(to_real.values, to_synthetic, real_to_real, to_real.indices)
 
 
 def _nearest_other(slices: Tensor, owner: Tensor, tick: Callable[[], None]) -> Tensor:
