@@ -13,11 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from skimage.measure import grid_points_in_poly
+from typer.testing import CliRunner
 
 from medgen.benchmarks import exchange as bench
 from medgen.benchmarks.exchange_sources import GEOMETRIES, write_source, write_ultrasound
 from medgen.errors import BadInput, MedGenError
-from medgen.exchange import preflight, roi_names, rtstruct, seg, series
+from medgen.exchange import commands, preflight, roi_names, rtstruct, seg, series
 from medgen.exchange.contours import outlines
 from medgen.exchange.reading import Series, read_dicom_folder
 from medgen.spec import Label
@@ -195,6 +196,13 @@ def test_preflight_stops_a_mix_of_patients_and_writes_nothing(
     with pytest.raises(BadInput, match="different patients"):
         seg.export_seg(labelmap, bench.LABELS, source, tmp_path / "s.dcm", PROVENANCE, inputs=[other])
     assert not (tmp_path / "s.dcm").exists()
+
+
+def test_a_ct_series_is_not_written_among_the_slices_of_another(tmp_path: Path) -> None:
+    (tmp_path / "0020.dcm").touch()
+    done = CliRunner().invoke(commands.export_app, ["ct", "volume.nrrd", "-r", "source", "-o", str(tmp_path)])
+    assert isinstance(done.exception, BadInput) and "choose another folder" in str(done.exception)
+    assert [path.name for path in tmp_path.iterdir()] == ["0020.dcm"]
 
 
 def test_a_file_in_the_place_of_the_folder_is_one_sentence(

@@ -122,6 +122,8 @@ def ct(
     """A synthetic CT as a CT series."""
     from medgen.exchange.series import export_ct
 
+    if any(out.glob("*.dcm")):  # the slices of two series in one folder are read as two, or as a mixture
+        raise BadInput(f"'{out}' holds DICOM files already; choose another folder.")
     image = _volume(volume)
     series = _reference(reference, image)
     _warn("ct" if unit == "HU" else "map", image, series)
