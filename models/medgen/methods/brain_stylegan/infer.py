@@ -144,7 +144,10 @@ def interpolate(inputs: Inputs, parameters: dict[str, Any], context: Context) ->
 def training_set(inputs: Inputs, parameters: dict[str, Any], context: Context) -> dict[str, Any]:
     """outputs: brains, the first `count` that are kept, one of each head before the second of any."""
     assert context.weights is not None
-    images = load_file(context.weights)["images"][: parameters["count"]].numpy().astype(np.float32)
+    state = load_file(context.weights)
+    if "images" not in state:
+        raise BadInput(f"'{context.weights.name}' holds no training brains.")
+    images = state["images"][: parameters["count"]].numpy().astype(np.float32)
     voxel = float(parameters["voxels"])
     pool = images.shape[1] // model_grid(voxel).size[2]
     return {"brains": [as_image(pooled(image, pool) / np.float32(UNIT), voxel) for image in images]}

@@ -85,9 +85,13 @@ class Styler:
 
     @classmethod
     def load(cls, path: Path, device: str = "cpu") -> Styler:
+        """Raises BadInput for weights of another method."""
         state = load_file(path)
-        network = network_from_state(state).to(device)
-        parts = (state[f"{MAP}{name}"].float() for name in ("codes", "mean", "unit", "axes"))
+        try:
+            network = network_from_state(state).to(device)
+            parts = [state[f"{MAP}{name}"].float() for name in ("codes", "mean", "unit", "axes")]
+        except (KeyError, ValueError, RuntimeError) as error:
+            raise BadInput(f"The weights '{path.name}' are not of this method.") from error
         return cls(network, StyleMap(*parts), file_sha256(path))
 
     @property
