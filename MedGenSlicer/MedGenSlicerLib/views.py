@@ -13,6 +13,7 @@ import slicer
 from MedGenSlicerLib.geometry import from_vtk
 
 LAYOUT_IDS = {2: 7302, 3: 7303}  # ours, far from the application's own
+VIEW_GROUP = 7302
 PLACES = ("Left", "Middle", "Right")
 FLICKER_MS, FIT_MS = 600, 100
 _before: list[int] = []  # the user's own layout, while ours is shown
@@ -112,6 +113,9 @@ def side_by_side(volumes: Sequence[Any], at: Optional[Sequence[float]] = None) -
     if node.GetViewArrangement() not in LAYOUT_IDS.values():
         _before[:] = [node.GetViewArrangement()]
     node.SetViewArrangement(number)
+    for place in _places(len(volumes)):
+        if slice_node(f"MedGen{place}") is not None:  # linked views move the others of their group: not the user's own
+            slice_node(f"MedGen{place}").SetViewGroup(VIEW_GROUP)
     for place, volume in zip(_places(len(volumes)), volumes):
         each = composite(f"MedGen{place}")
         if each is not None:

@@ -81,6 +81,8 @@ def test_the_result_lies_beside_the_mr_and_says_what_it_is(driver, panel):
     assert not tools.check.isEnabled() and "no synthetic image" in tools.check.toolTip()
     ct, segments, _doubt = driver.run(panel).results()
     assert tools.image() is ct and tools.source().GetName() == "Head MR"
+    groups = {name: views.slice_node(name).GetViewGroup() for name in ("MedGenLeft", "MedGenRight", "Red")}
+    assert groups["MedGenLeft"] == groups["MedGenRight"] != groups["Red"]  # or Slicer moves the user's own views along
     left, right = views.composite("MedGenLeft"), views.composite("MedGenRight")
     assert left.GetBackgroundVolumeID() == tools.source().GetID() and right.GetBackgroundVolumeID() == ct.GetID()
     assert not segments.GetDisplayNode().GetVisibility2DFill()  # filled, they would hide the densities
