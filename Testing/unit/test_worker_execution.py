@@ -119,15 +119,14 @@ def test_results_name_every_weights_file_and_follow_the_one_on_disk(
     def run(inputs: dict, parameters: dict, context: Context) -> dict:
         assert context.weights is not None
         path, other = context.weights, context.borrow("other", "w.safetensors")
-        return {"table": {"a": [context.cached(str(path), path.read_text) + other.read_text()]}}
+        return {"table": {"a": [context.cached(str(file), file.read_text) for file in (path, other)]}}
 
     monkeypatch.setattr(execution, "load_run", lambda spec: run)
     spec, cache = replace(SPEC, weights=("w.safetensors",)), RecentCache()
-    theirs = weights_file(tmp_path, "other", "!")
-    for content in ("old", "old", "new"):
-        own = weights_file(tmp_path, "m", content)
+    for content in (["old", "old"], ["old", "old"], ["new", "old"], ["new", "new"], ["newer", "new"]):
+        own, theirs = (weights_file(tmp_path, *pair) for pair in zip(("m", "other"), content, strict=True))
         outputs, provenance = run_method(spec, {}, {**REQUEST, "device": "cpu"}, SilentProgress(), cache)
-        assert outputs["table"] == {"a": [content + "!"]}
+        assert outputs["table"] == {"a": content}
         assert provenance["weights"] == "w.safetensors, other/w.safetensors"
         assert provenance["weights_sha256"] == f"{own}, {theirs}"
 

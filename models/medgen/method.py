@@ -85,7 +85,10 @@ class Context:
     def borrow(self, method_id: str, name: str) -> Path:
         """Checked weights of another method. To be called in every run that uses them, also where the network is still
         in the cache: the results name them. Raises BadInput."""
-        path, self.borrowed[f"{method_id}/{name}"] = checked_weights(method_id, name)
+        path, digest = checked_weights(method_id, name)
+        self.borrowed[f"{method_id}/{name}"] = digest
+        if hasattr(self.cache, "renew"):  # the worker's: what it keeps may be of the file's earlier content
+            self.cache.renew(path, digest)
         return path
 
     def cached(self, key: Any, make: Callable[[], Any]) -> Any:

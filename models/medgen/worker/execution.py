@@ -33,7 +33,7 @@ class RecentCache(OrderedDict[Any, Any]):
         """Forgets everything where the file has another content than in the job before: keys name its path only."""
         if self._digests.setdefault(weights, digest) != digest:
             self.clear()
-            self._digests = {weights: digest}
+            self._digests[weights] = digest
 
     def __getitem__(self, key: Any) -> Any:
         self.move_to_end(key)
