@@ -18,6 +18,9 @@ VOLUME = sitk.GetImageFromArray(np.arange(16**3, dtype=np.float32).reshape(16, 1
 FRAME = sitk.GetImageFromArray(np.random.default_rng(0).integers(0, 255, (64, 64)).astype(np.uint8))
 INPUTS = {
     "multiplanar_unet": {"image": VOLUME},
+    "frequency_mr_to_ct": {"mr": VOLUME},
+    "pseudo_spr": {"t1": VOLUME},
+    "pix2pix_mr_to_ct": {"mr": VOLUME},
     "us_inpainting": {"frames": [FRAME], "mask": sitk.Cast(FRAME > 250, sitk.sitkUInt8)},
     "us_style_transfer": {"frames": [FRAME]},
     "descargan": {"image": VOLUME},

@@ -15,6 +15,8 @@ import hashlib
 import json
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,15 @@ def user_data_folder() -> Path:
     if sys.platform == "darwin":
         return Path.home() / "Library" / "Application Support" / "MedGen"
     return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "medgen"
+
+
+@contextmanager
+def fitting(path: Path) -> Iterator[None]:
+    """To build a network of a weights file in. Raises BadInput where they turn out to be another method's."""
+    try:
+        yield
+    except (KeyError, ValueError, RuntimeError) as error:
+        raise BadInput(f"The weights '{path.name}' are not of this method.") from error
 
 
 def weights_folders(method_id: str) -> list[Path]:

@@ -11,11 +11,11 @@ import numpy.typing as npt
 import torch
 from safetensors.torch import load_file
 
-from medgen.errors import BadInput
 from medgen.imaging.head_labels import CLASSES
 from medgen.method import Context
 from medgen.nets.half_precision import half_precision
 from medgen.nets.unet2d import UNet2d, unet_from_state
+from medgen.weights import fitting
 
 METHOD, WEIGHTS = "multiplanar_unet", "head_mr.safetensors"
 SPACING_MM = 1.0
@@ -35,10 +35,8 @@ def load_head_network(path: Path, context: Context) -> UNet2d:
     """The network of a weights file, kept for the next job. Raises BadInput for weights of another method."""
 
     def load() -> UNet2d:
-        try:
+        with fitting(path):
             network = unet_from_state(load_file(path)).eval()
-        except (KeyError, ValueError, RuntimeError) as error:
-            raise BadInput(f"The weights '{path.name}' are not of this method.") from error
         return network.to(context.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     return context.cached((METHOD, str(path), context.device), load)

@@ -23,6 +23,7 @@ from medgen.methods.frequency_mr_to_ct.loss import LOWEST_HU, RANGE_HU, SPACING_
 from medgen.methods.frequency_mr_to_ct.net import FrequencyNet, network_from_state
 from medgen.metrics.synthetic_ct import compare, metrics_table
 from medgen.nets.half_precision import half_precision
+from medgen.weights import fitting
 
 Array = npt.NDArray[Any]
 Mask = npt.NDArray[np.bool_]
@@ -70,7 +71,8 @@ def load_network(context: Context) -> FrequencyNet:
     assert path is not None
 
     def load() -> FrequencyNet:
-        network = network_from_state(load_file(path)).eval()
+        with fitting(path):
+            network = network_from_state(load_file(path)).eval()
         return network.to(context.device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
 
     return context.cached(("frequency_mr_to_ct", str(path), context.device), load)

@@ -25,6 +25,7 @@ from medgen.methods.pix2pix_translation.learning import HIGH_HU, LOW_HU
 from medgen.methods.pix2pix_translation.net import UNetGenerator, generator_from_state
 from medgen.methods.pix2pix_translation.slices import ct_unit, mr_unit, slice_grid
 from medgen.metrics.overlap import dice
+from medgen.weights import fitting
 
 Array = npt.NDArray[Any]
 BATCH = 8
@@ -125,10 +126,12 @@ def load_network(context: Context) -> UNetGenerator:
     """The generator of `context.weights`, kept for the next job."""
     path = context.weights
     assert path is not None
-    return context.cached(
-        ("pix2pix_translation", str(path), context.device),
-        lambda: generator_from_state(load_file(path)).eval().to(context.device),
-    )
+
+    def load() -> UNetGenerator:
+        with fitting(path):
+            return generator_from_state(load_file(path)).eval().to(context.device)
+
+    return context.cached(("pix2pix_translation", str(path), context.device), load)
 
 
 def _grown(mask: sitk.Image) -> sitk.Image:

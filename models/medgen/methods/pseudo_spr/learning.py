@@ -21,6 +21,7 @@ from medgen.method import Context
 from medgen.methods.pseudo_spr.spec import CHANNELS
 from medgen.nets.half_precision import half_precision
 from medgen.nets.unet3d import UNet3d
+from medgen.weights import fitting
 
 Array = npt.NDArray[Any]
 Float32 = npt.NDArray[np.float32]
@@ -63,10 +64,11 @@ def load_network(context: Context) -> UNet3d:
 
     def load() -> UNet3d:
         state = load_file(path)
-        pools = 1 + max(int(name.split(".")[1]) for name in state if name.startswith("up."))
-        widest = state[f"encoder.blocks.{pools}.0.0.weight"].shape[0]
-        network = UNet3d(INPUTS, 1, state["head.weight"].shape[1], pools, widest=widest)
-        network.load_state_dict({name: value.float() for name, value in state.items()})
+        with fitting(path):
+            pools = 1 + max(int(name.split(".")[1]) for name in state if name.startswith("up."))
+            widest = state[f"encoder.blocks.{pools}.0.0.weight"].shape[0]
+            network = UNet3d(INPUTS, 1, state["head.weight"].shape[1], pools, widest=widest)
+            network.load_state_dict({name: value.float() for name, value in state.items()})
         return network.eval().to(context.device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
 
     return context.cached(("pseudo_spr", str(path), context.device), load)

@@ -27,6 +27,7 @@ from medgen.methods.us_inpainting.filling import (
 )
 from medgen.methods.us_inpainting.needle import find_needle, needle_table
 from medgen.methods.us_inpainting.net import HierarchicalInpainter, from_state
+from medgen.weights import fitting
 
 DOPPLER_SHARE = 0.01
 LARGEST_SHARE = 0.4  # of the fan
@@ -140,10 +141,8 @@ def load_network(context: Context) -> HierarchicalInpainter:
     assert path is not None
 
     def load() -> HierarchicalInpainter:
-        try:
+        with fitting(path):
             return from_state(load_file(path)).to(context.device)
-        except (KeyError, ValueError, RuntimeError) as error:
-            raise BadInput(f"The weights '{path.name}' are not of this method.") from error
 
     return context.cached(("us_inpainting", str(path), context.device), load)
 

@@ -19,7 +19,7 @@ from medgen.methods.us_style_transfer.net import (
     network_from_state,
     prior_latents,
 )
-from medgen.weights import file_sha256
+from medgen.weights import file_sha256, fitting
 
 DRAWN_SIZE = (256, 256)  # of the latents of a drawn style, whatever the frame: one seed is one style for a whole cine
 NEIGHBOURS = 3
@@ -87,11 +87,9 @@ class Styler:
     def load(cls, path: Path, device: str = "cpu") -> Styler:
         """Raises BadInput for weights of another method."""
         state = load_file(path)
-        try:
+        with fitting(path):
             network = network_from_state(state).to(device)
             parts = [state[f"{MAP}{name}"].float() for name in ("codes", "mean", "unit", "axes")]
-        except (KeyError, ValueError, RuntimeError) as error:
-            raise BadInput(f"The weights '{path.name}' are not of this method.") from error
         return cls(network, StyleMap(*parts), file_sha256(path))
 
     @property
