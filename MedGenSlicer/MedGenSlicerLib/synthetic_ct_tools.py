@@ -111,11 +111,20 @@ class SyntheticCtTools:
     def feed_segments(self) -> None:
         """A body, bone or air segment of this MR that was corrected by hand, or made with 'Bone and air', goes into the
         next run. Each is offered once: what the user then chooses stays."""
-        state, method = self.panel.state, self.panel.method
         if self._feeding:  # each input that is set brings another update
             return
+        self._feeding = True
+        try:
+            told = self._feed()
+        finally:
+            self._feeding = False
+        if told:
+            self.say(" ".join(told))
+
+    def _feed(self) -> list[str]:
+        """Sets the inputs and says so, a sentence each."""
+        state, method, told = self.panel.state, self.panel.method, []
         wanted = [p for p in (method.inputs if method else ()) if isinstance(p, spec.Mask)]
-        told, self._feeding = [], True
         for node in state.results() if wanted else []:
             same_patient = provenance.reference_of(node) is self.panel.inputs.reference()
             if not node.IsA("vtkMRMLSegmentationNode") or not same_patient or not _meant_for_the_next_run(node):
@@ -130,9 +139,7 @@ class SyntheticCtTools:
                     words = _("'{segment}' of '{name}' is used in the next run.")
                     segment = node.GetSegmentation().GetSegment(segment_id).GetName()
                     told.append(words.format(segment=segment, name=node.GetName()))
-        self._feeding = False
-        if told:
-            self.say(" ".join(told))
+        return told
 
     def job_ended(self, ticket: Ticket) -> None:
         """A job of this panel has ended: the newest image is chosen, a check is arranged in the views."""

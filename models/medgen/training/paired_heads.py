@@ -29,6 +29,7 @@ from medgen.imaging.phantoms import (
     render_ct,
     render_mr,
 )
+from medgen.imaging.phantoms.brain_set import save_array
 from medgen.imaging.phantoms.render import SEQUENCES
 from medgen.imaging.phantoms.render import Sequence as MrSequence
 from medgen.imaging.phantoms.tissue import INDEX, TISSUE_OF_LABEL, TISSUES
@@ -103,7 +104,7 @@ def at_spacing(head: sitk.Image, ct: sitk.Image, spacing_mm: float) -> tuple[Arr
 
 def _keep(stem: Path, labels: Array, counts: Array, hu: Array) -> None:
     for name, array in (("labels", labels), ("counts", counts), ("hu", hu)):  # hu last: its presence says all is there
-        np.save(f"{stem}.{name}.npy", array)
+        save_array(Path(f"{stem}.{name}.npy"), array)
 
 
 # --------------------------------------------------------------------------------------------------------------- draws

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from medgen.errors import BadInput
 from medgen.imaging.phantoms import TRAIN_HEADS, VALIDATION_HEADS, numbered_maps
+from medgen.imaging.phantoms.brain_set import save_array
 from medgen.losses.adversarial import discriminator_loss, generator_loss
 from medgen.method import Progress, SilentProgress
 from medgen.methods.frequency_mr_to_ct.loss import LOWEST_HU, RANGE_HU, SPACING_MM, frequency_loss, low_frequencies
@@ -176,7 +177,7 @@ def rendered(maps: list[Path], cache: Path, copies: int, sigma: float, progress:
     for head, stem in bent_heads(maps, cache, copies, 0, SPACING_MM, progress.log):
         kept = Path(f"{stem}.low{sigma:g}.npy")
         if not kept.is_file():
-            np.save(kept, low_frequencies(head.hu, sigma).astype(np.float16))
+            save_array(kept, low_frequencies(head.hu, sigma).astype(np.float16))
         found.append(Rendered(head, np.load(kept, mmap_mode="r")))
     return found
 
