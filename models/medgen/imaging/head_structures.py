@@ -26,16 +26,17 @@ Range = tuple[float, float, float]
 AXES = (0, 1, 2)
 UNKNOWN = CLASSES
 MARGIN_MM = 3.0  # of air round the head, as the segmentation network was trained
-# lowest, highest and typical HU: ranges of radiology with room for voxels on the border, means of `phantoms.tissue`
-SOFT, FLUID = (-50.0, 120.0, 35.0), (-50.0, 120.0, 10.0)
+# lowest, highest and typical HU: common ranges of radiology, narrowed on rendered heads 15 and 16, and the means of
+# `phantoms.tissue`
+BRAIN, FLUID = (0.0, 80.0, 35.0), (-20.0, 60.0, 10.0)
 HU: dict[int, Range] = {
-    **{value: SOFT for value in range(1, CLASSES)},  # the brain's structures
+    **{value: BRAIN for value in range(1, CLASSES)},
     **{value: FLUID for value in (3, 15, 16, 17, 21)},  # ventricles, CSF, eyes
     0: (-2000.0, -600.0, -1000.0),
-    19: (600.0, 3000.0, 1150.0),  # cortical bone
-    20: (100.0, 700.0, 330.0),  # marrow
-    22: (-250.0, 150.0, 35.0),  # skin
-    23: (-200.0, 150.0, 50.0),  # muscle, fat and the rest
+    19: (700.0, 3000.0, 1150.0),  # cortical bone
+    20: (150.0, 600.0, 330.0),  # marrow
+    22: (-200.0, 120.0, 35.0),  # skin
+    23: (-150.0, 120.0, 50.0),  # muscle, fat and the rest
 }
 
 

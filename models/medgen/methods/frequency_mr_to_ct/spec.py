@@ -90,7 +90,7 @@ FREQUENCY = MethodSpec(
         Bool("fill_outside", "Clear what is outside the body", True, "Air (-1000 HU) outside the body.", advanced=True),
         Choice("overlap", "Window overlap", "0.5", "More overlap: smoother, slower.", advanced=True,
                options={"0.25": "quarter", "0.5": "half", "0.75": "three quarters"}),
-        Choice("patch", "Window", "64", "Voxels of 1 mm along a side; trained with 64.", advanced=True,
+        Choice("patch", "Window", "96", "Voxels of 1 mm along a side; trained with 96.", advanced=True,
                options={"48": "48", "64": "64", "96": "96"}),
     ),
     warnings=(
