@@ -94,8 +94,9 @@ FREQUENCY = MethodSpec(
                options={"48": "48", "64": "64", "96": "96"}),
     ),
     warnings=(
-        "The starter weights draw thin bone too light or miss it; parts of ventricles may turn into air or bone. "
-        "Correct bone and air by hand, or train on, or on your own pairs (see the README).",
+        "The starter weights draw thin bone too light or miss it. HU fitted to structures are typical of a tissue, not "
+        "of this patient; where they are not, parts of ventricles may turn into air or bone. Correct bone and air by "
+        "hand, or train on, or on your own pairs (see the README).",
         "They were trained on rendered heads, not on scans.",
         "Synthetic, not validated for treatment.",
     ),
