@@ -38,7 +38,10 @@ def user_data_folder() -> Path:
 
 @contextmanager
 def fitting(path: Path) -> Iterator[None]:
-    """To build a network of a weights file in. Raises BadInput where they turn out to be another method's."""
+    """To build a network of a weights file in, on the CPU: a GPU without room is no fault of the weights.
+
+    Raises BadInput where they turn out to be another method's.
+    """
     try:
         yield
     except (KeyError, ValueError, RuntimeError) as error:

@@ -122,9 +122,8 @@ def scanner_contrast(rng: np.random.Generator) -> Array:
         sequence = MrSequence(times[0], times[1], times[2], base.contrast)
         means = np.array([sequence.signal(t) for t in TISSUES]) * np.exp(rng.normal(0, 0.1, len(TISSUES)))
         means[INDEX["cortical bone"]] *= rng.uniform(0.3, 2.0)
-        if (
-            base.ti_ms and rng.random() < 0.5
-        ):  # the equation leaves CSF as dark as bone; a readout of many pulses does not
+        # the equation leaves CSF as dark as bone; a readout of many pulses does not
+        if base.ti_ms and rng.random() < 0.5:
             means[WATERY] += rng.uniform(0, 0.35) * means[INDEX["cerebral white matter"]]
     if rng.random() < 0.2:
         means[FATTY] *= rng.uniform(0.05, 0.5)

@@ -129,7 +129,8 @@ def load_network(context: Context) -> UNetGenerator:
 
     def load() -> UNetGenerator:
         with fitting(path):
-            return generator_from_state(load_file(path)).eval().to(context.device)
+            network = generator_from_state(load_file(path)).eval()
+        return network.to(context.device)
 
     return context.cached(("pix2pix_translation", str(path), context.device), load)
 

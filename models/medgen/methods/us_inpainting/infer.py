@@ -142,7 +142,8 @@ def load_network(context: Context) -> HierarchicalInpainter:
 
     def load() -> HierarchicalInpainter:
         with fitting(path):
-            return from_state(load_file(path)).to(context.device)
+            network = from_state(load_file(path))
+        return network.to(context.device)
 
     return context.cached(("us_inpainting", str(path), context.device), load)
 

@@ -88,9 +88,9 @@ class Styler:
         """Raises BadInput for weights of another method."""
         state = load_file(path)
         with fitting(path):
-            network = network_from_state(state).to(device)
+            network = network_from_state(state)
             parts = [state[f"{MAP}{name}"].float() for name in ("codes", "mean", "unit", "axes")]
-        return cls(network, StyleMap(*parts), file_sha256(path))
+        return cls(network.to(device), StyleMap(*parts), file_sha256(path))
 
     @property
     def widths(self) -> tuple[int, ...]:
