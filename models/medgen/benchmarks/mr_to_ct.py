@@ -164,7 +164,7 @@ def _compare(path: str) -> dict[str, Any]:
     mask, volume = to_array(head.mask) != 0, torch.from_numpy(to_array(head.image))[None, None]
     tuned = load_network(context)
     plain = load_network(_context()).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-    inferer = SlidingWindowInferer((int(parameters["patch"]),) * 3, 2, float(parameters["overlap"]), mode="gaussian")
+    inferer = SlidingWindowInferer((int(parameters["patch"]),) * 3, 1, float(parameters["overlap"]), mode="gaussian")
 
     def ours() -> Any:
         return predict(head, tuned, parameters, context)["ct"]

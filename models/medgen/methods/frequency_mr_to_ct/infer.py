@@ -29,7 +29,7 @@ Array = npt.NDArray[Any]
 Mask = npt.NDArray[np.bool_]
 AIR_HU = -1000.0
 ROOM = 3  # voxels beyond the mask found automatically, for the network to place the skin
-BATCH = 2
+BATCH = 2  # windows at a time on a GPU; a processor is fastest with one
 PLAIN = ((False, 1.0),)
 VARIANTS = ((False, 0.93), (True, 0.93), (False, 1.07), (True, 1.07))  # mirrored left to right; intensities times
 
@@ -151,7 +151,7 @@ def windowed(
         network,
         (patch,) * 3,
         overlap,
-        batch=max(1, round(BATCH * context.batch_scale)),
+        batch=max(1, round(BATCH * context.batch_scale)) if context.device != "cpu" else 1,
         device=context.device,
         foreground=foreground,
         fill=(AIR_HU - LOWEST_HU) / RANGE_HU if foreground is not None else 0.0,
