@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from medgen.losses.adversarial import discriminator_loss, generator_loss
-from medgen.nets.unet3d import InstanceNorm, UNet3d
+from medgen.nets.unet3d import FewOutputs, InstanceNorm, UNet3d
 
 
 def convolution(channels_in: int, channels_out: int, voxels: int = 27) -> int:
@@ -37,6 +37,17 @@ def test_half_precision_does_not_round_the_result() -> None:
         features, result = network.features(image), network(image)
     assert features.dtype == result.dtype == torch.float32
     assert not torch.equal(result, result.bfloat16().float())
+
+
+@pytest.mark.parametrize("outputs", [1, 2])
+def test_few_outputs_is_pytorchs_convolution_in_float32(outputs) -> None:
+    torch.manual_seed(0)
+    layer, image = FewOutputs(3, outputs), torch.randn(2, 3, 5, 6, 7)
+    expected = torch.nn.functional.conv3d(image, layer.weight, layer.bias, padding=1)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = layer(image)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, expected)
 
 
 def test_instance_normalisation_is_pytorchs() -> None:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from medgen.nets.unet3d import PAPER_WIDEST, SLOPE, Encoder3d, Pooling, UNet3d, conv_norm
+from medgen.nets.unet3d import PAPER_WIDEST, SLOPE, Encoder3d, FewOutputs, Pooling, UNet3d, conv_norm
 
 BOX = 0.0  # what `lowpass` holds for the box filter of 16 voxels
 
@@ -75,9 +75,9 @@ class FrequencyNet(nn.Module):
     ) -> None:
         super().__init__()
         self.base = UNet3d(1, 1, width, pools, pooling, widest)  # its last layer makes the low-frequency image
-        self.part = nn.Conv3d(width, 2, 3, padding="same")
+        self.part = FewOutputs(width, 2)
         self.refine = Refinement(width, kernel)
-        self.high = nn.Conv3d(width, 1, 3, padding="same")
+        self.high = FewOutputs(width, 1)
         for last in (self.base.head, self.high):
             nn.init.zeros_(last.weight)  # the first images are flat, not noise of thousands of HU
         self.register_buffer("lowpass", torch.tensor(lowpass))
@@ -86,9 +86,7 @@ class FrequencyNet(nn.Module):
         features = self.base.features(mr)
         share = self.part(features).softmax(1)
         refined = self.refine(share[:, :1] * features)
-        with torch.autocast(mr.device.type, enabled=False):  # half precision would round HU to steps of 4
-            low = self.base.head(share[:, 1:].float() * features)
-            return Split(low, self.high(refined), share[:, :1].float(), features)
+        return Split(self.base.head(share[:, 1:] * features), self.high(refined), share[:, :1], features)
 
 
 class Critic(nn.Module):
