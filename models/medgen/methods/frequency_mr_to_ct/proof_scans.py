@@ -150,13 +150,18 @@ def plausible(name: str, found: dict[str, Any]) -> Checks:
 
 
 def enclosed(hu: Array, body: npt.NDArray[np.bool_]) -> tuple[npt.NDArray[np.bool_], float]:
-    """(the inside of the skull less 5 mm, the share of rays up and sideways from its top half that meet bone)."""
-    tissue = body & (hu > -150) & (hu < 200)
-    core = ndimage.binary_erosion(tissue, iterations=5)
-    pieces, count = ndimage.label(core)
+    """(the inside of the skull less 5 mm, the share of rays up and sideways from its top half that meet bone). hu and
+    body on 1 mm.
+
+    What hangs on it by bridges less than 24 mm wide is not the brain: through a skull base drawn too thin, 5 mm alone
+    took the face along.
+    """
+    depth = ndimage.distance_transform_edt(body & (hu > -150) & (hu < 200))
+    pieces, count = ndimage.label(depth > 12)
     if count == 0:
-        return core, 0.0
-    brain = pieces == 1 + np.argmax(np.bincount(pieces.ravel())[1:])
+        return pieces != 0, 0.0
+    middle_of_brain = pieces == 1 + np.argmax(np.bincount(pieces.ravel())[1:])
+    brain = (ndimage.distance_transform_edt(~middle_of_brain) < 12 - 5) & (depth > 5)
     z = np.flatnonzero(brain.any((1, 2)))
     middle = z[len(z) * 2 // 3] if len(z) else 0
     top = brain.copy()
