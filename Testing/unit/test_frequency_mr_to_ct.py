@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
+from all_bone import AllBone
 from scipy import ndimage
 
 from medgen.errors import BadInput
 from medgen.imaging import head_preparation, head_structures
 from medgen.imaging.geometry import from_array, to_array
-from medgen.imaging.head_labels import CLASSES
 from medgen.imaging.phantoms import analytic_head, render_ct, render_mr
 from medgen.imaging.sliding_window import sliding_window
 from medgen.method import Context, SilentProgress
@@ -149,18 +149,8 @@ def test_a_run_gives_hu_on_the_scans_grid(mr, monkeypatch) -> None:
     assert to_array(found["share"]).min() >= 0 and to_array(found["share"]).max() <= 1
 
 
-class AllBone(torch.nn.Module):
-    """Stands for the network of the head's structures: what is not black is cortical bone."""
-
-    pools = 1
-
-    def forward(self, planes: torch.Tensor) -> torch.Tensor:
-        classes = torch.where(planes[:, 0] > 0.02, 19, 0)
-        return 20.0 * torch.nn.functional.one_hot(classes, CLASSES).movedim(-1, 1)
-
-
 def test_hu_that_do_not_fit_the_structure_become_typical_ones(mr, monkeypatch) -> None:
-    monkeypatch.setattr(head_structures, "load_head_network", lambda _path, _context: AllBone())
+    monkeypatch.setattr(head_structures, "load_head_network", lambda _path, _context: AllBone(0.02))
     alone, held = (to_array(run({"mr": mr}, monkeypatch, structures=on)["ct"]) for on in (False, True))
     assert (alone == 1150).sum() == 0
     inside = ndimage.binary_erosion(alone == 40, iterations=2)

@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
+from all_bone import AllBone
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from medgen.catalogue import find_method
 from medgen.errors import BadInput
+from medgen.imaging import head_structures
 from medgen.imaging.bulk_density import bulk_density
 from medgen.imaging.geometry import Grid, from_array, to_array
 from medgen.imaging.phantoms import analytic_head, render_ct, render_mr
@@ -201,7 +203,7 @@ def scan(ct: bool, direction: tuple[float, ...] = (1, 0, 0, 0, 1, 0, 0, 0, 1)) -
     return from_array(values.astype(np.float32), Grid((44, 50, 14), (3, 3, 5), (9.0, -20.0, 3.0), direction))
 
 
-DEFAULTS = {"uncertainty": False, "fill_outside": True}
+DEFAULTS = {"uncertainty": False, "fill_outside": True, "structures": False}
 OBLIQUE = (0.8, 0.6, 0.0, -0.6, 0.8, 0.0, 0.0, 0.0, 1.0)
 
 
@@ -235,7 +237,7 @@ def test_overrides_and_uncertainty(context: Context) -> None:
     bone, air = np.zeros((14, 50, 44), np.uint8), np.zeros((14, 50, 44), np.uint8)
     bone[4:8, 20:24, 20:24], air[9:11, 20:24, 20:24] = 1, 1
     inputs = {"mr": mr, "bone": from_array(bone, mr), "air": from_array(air, mr)}
-    parameters = {"uncertainty": True, "fill_outside": True, "bone_hu": 800.0, "air_hu": -990.0}
+    parameters = {**DEFAULTS, "uncertainty": True, "bone_hu": 800.0, "air_hu": -990.0}
     made = infer.mr_to_ct(inputs, parameters, context)
     hu = to_array(made["ct"])
     assert (hu[bone != 0] >= 250).all() and (hu[air != 0] == -990).all() and (hu[:, 0, 0] == -990).all()
@@ -243,6 +245,18 @@ def test_overrides_and_uncertainty(context: Context) -> None:
     plain = infer.mr_to_ct(inputs, {**parameters, "uncertainty": False}, context)
     np.testing.assert_array_equal(hu, to_array(plain["ct"]))  # dropout is off in the result itself
     assert len(made["checks"]["check"]) == 3
+
+
+def test_hu_that_do_not_fit_the_structure_become_typical_but_overrides_win(context: Context, monkeypatch) -> None:
+    monkeypatch.setattr(head_structures, "load_head_network", lambda _path, _context: AllBone(0.3))
+    mr, air = scan(False), np.zeros((14, 50, 44), np.uint8)
+    air[9:11, 20:24, 20:24] = 1
+    parameters = {**DEFAULTS, "structures": True, "bone_hu": 800.0, "air_hu": -990.0}
+    heard: list[float] = []
+    monkeypatch.setattr(context.progress, "report", lambda _stage, fraction, *_: heard.append(fraction))
+    hu = to_array(infer.mr_to_ct({"mr": mr, "air": from_array(air, mr)}, parameters, context)["ct"])
+    assert (hu[air != 0] == -990).all() and (hu[5:7, 20:30, 17:25] == 1150).all()
+    assert heard == sorted(heard) and heard[0] >= 0 and heard[-1] <= 1  # progress never runs backwards
 
 
 def test_an_empty_body_is_refused(context: Context) -> None:

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
+from all_bone import AllBone
 from safetensors.torch import save_file
 
 from medgen.catalogue import find_method
 from medgen.errors import BadInput
 from medgen.imaging import head_structures
 from medgen.imaging.geometry import Grid, from_array, to_array
-from medgen.imaging.head_labels import CLASSES
 from medgen.imaging.phantoms import analytic_head
 from medgen.imaging.water_path import spr_from_hu
 from medgen.method import Context, SilentProgress
@@ -172,20 +172,10 @@ def test_overrides_scale_calibration_and_bone_switch(weights: object) -> None:
     assert (to_array(site["spr"])[body] < 0.51).all()  # what was just below water is just below the table's water
 
 
-class AllBone(torch.nn.Module):
-    """Stands for the network of the head's structures: what is not dark is cortical bone."""
-
-    pools = 1
-
-    def forward(self, planes: torch.Tensor) -> torch.Tensor:
-        classes = torch.where(planes[:, 0] > 0.3, 19, 0)
-        return 20.0 * torch.nn.functional.one_hot(classes, CLASSES).movedim(-1, 1)
-
-
 def test_spr_that_does_not_fit_the_structure_becomes_typical_but_the_users_bone_wins(
     weights: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(head_structures, "load_head_network", lambda _path, _context: AllBone())
+    monkeypatch.setattr(head_structures, "load_head_network", lambda _path, _context: AllBone(0.3))
     image, listening = scan(), Listening()
     fitting, none = {**DEFAULTS, "structures": True}, from_array(np.zeros((18, 30, 28), np.uint8), image)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from medgen.imaging.terms import BONE_AND_AIR
+from medgen.imaging.terms import BONE_AND_AIR, FIT_HU
 from medgen.spec import (
     Bool,
     Choice,
@@ -80,9 +80,7 @@ FREQUENCY = MethodSpec(
              "long."),
         Bool("frequency_maps", "Frequency maps", False, "The high-frequency image and the map that parts it."),
         Bool("remove_bias", "Remove the bias field", True, "N4: evens out shading before the network looks."),
-        Bool("structures", "Fit HU to the head's structures", True, "A segmentation of the MR (weights of "
-             "multiplanar_unet) tells brain, fluid, bone and soft tissue apart; HU that do not fit become typical "
-             "ones. Calcifications and implants are lost. Off: the network alone."),
+        FIT_HU,
         Float("bone_hu", "Bone from", 250.0, "In the segments.", "HU", minimum=100, maximum=1500,
               step=50),
         Float("air_hu", "Air below", -300.0, "In the segments.", "HU", minimum=-900, maximum=-100,

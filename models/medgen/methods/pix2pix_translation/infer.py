@@ -18,6 +18,7 @@ from medgen.errors import BadInput
 from medgen.imaging.bulk_density import bulk_density
 from medgen.imaging.foreground import foreground_mask
 from medgen.imaging.geometry import canonical, crop_to_mask, from_array, paste_back, to_array
+from medgen.imaging.head_structures import HU, fitted, structures
 from medgen.imaging.intensity import unit_to_hu
 from medgen.imaging.resampling import resample, resample_labels
 from medgen.method import Context
@@ -38,10 +39,16 @@ FLICKER = "gradient across slices over gradient within (1: no flicker)"
 
 def mr_to_ct(inputs: dict[str, Any], parameters: dict[str, Any], context: Context) -> dict[str, Any]:
     """inputs: mr; optional masks body, bone and air. See `spec.MR_TO_CT`."""
-    image = inputs["mr"]
-    unit, spread, body = translate(image, inputs.get("body"), mr_unit, parameters, context)
+    image, fit = inputs["mr"], parameters["structures"]
+    unit, spread, body = translate(image, inputs.get("body"), mr_unit, parameters, context, 0.5 if fit else 0.9)
     inside = to_array(body) != 0
     hu = unit_to_hu(to_array(unit).astype(np.float32), LOW_HU, HIGH_HU)
+    if fit:
+
+        def tell(done: float) -> None:
+            context.progress.report("Finding the head's structures", 0.55 + 0.4 * done)
+
+        hu = fitted(from_array(hu, image), structures(image, context, tell), HU)
     if parameters["fill_outside"]:
         hu[~inside] = parameters["air_hu"]
     rows = [("body: Dice of the outline and of what is above -300 HU", _outline_dice(hu, inside))]
@@ -61,7 +68,7 @@ def mr_to_ct(inputs: dict[str, Any], parameters: dict[str, Any], context: Contex
 def ct_to_mr(inputs: dict[str, Any], parameters: dict[str, Any], context: Context) -> dict[str, Any]:
     """inputs: ct; optional mask body, optional contours. See `spec.CT_TO_MR`."""
     image = inputs["ct"]
-    unit, spread, body = translate(image, inputs.get("body"), lambda hu, _: ct_unit(hu), parameters, context)
+    unit, spread, body = translate(image, inputs.get("body"), lambda hu, _: ct_unit(hu), parameters, context, 0.9)
     inside = to_array(body) != 0
     mr = (to_array(unit).astype(np.float32) + 1) * np.float32(MR_SCALE / 2)
     if parameters["fill_outside"]:
@@ -92,9 +99,11 @@ def translate(
     to_unit: Callable[[Array, Array], npt.NDArray[np.float32]],
     parameters: dict[str, Any],
     context: Context,
+    share: float,
 ) -> tuple[sitk.Image, sitk.Image | None, sitk.Image]:
     """The image through the generator: values in [-1, 1], the spread over SAMPLES runs with dropout (or None), and the
-    body mask, all on the image's grid. to_unit: (values, body) to [-1, 1]. Raises BadInput for an empty body."""
+    body mask, all on the image's grid. to_unit: (values, body) to [-1, 1]; share: of the job that the slices are.
+    Raises BadInput for an empty body."""
     context.progress.report("Preparing the image", 0.0)
     network = load_network(context)
     upright, way = canonical(image)
@@ -115,9 +124,17 @@ def translate(
         return way.undo(resample(paste_back(from_array(array, box), whole, fill), upright, fill=fill))
 
     runs = 1 + (SAMPLES if parameters["uncertainty"] else 0)
-    spread = _spread(values, network, runs, context) if runs > 1 else None
-    unit = _through(values, network.eval(), context, (runs - 1, runs))
-    context.progress.report("Returning to the image's grid", 0.95)
+
+    def once(number: int) -> npt.NDArray[np.float32]:
+        def tell(done: float) -> None:
+            context.progress.raise_if_cancelled()
+            context.progress.report("Translating slices", 0.05 + share * (number + done) / runs)
+
+        return _through(values, network, context, tell)
+
+    spread = _spread(once, runs - 1, network, context.seed) if runs > 1 else None
+    unit = once(runs - 1)
+    context.progress.report("Returning to the image's grid", 0.05 + share)
     on_grid = resample_labels(body, image) if body is not None else way.undo(resample_labels(mask, upright))
     return back(unit, -1.0), None if spread is None else back(spread, 0.0), on_grid
 
@@ -140,38 +157,38 @@ def _grown(mask: sitk.Image) -> sitk.Image:
     return from_array(ndimage.binary_dilation(to_array(mask)), mask)
 
 
-def _spread(values: Array, network: UNetGenerator, runs: int, context: Context) -> Array:
-    """Standard deviation over runs with dropout on; the generator's seed is the job's."""
-    torch.manual_seed(context.seed)
+def _spread(once: Callable[[int], Array], runs: int, network: UNetGenerator, seed: int) -> Array:
+    """Standard deviation over runs with dropout on, off again afterwards; the generator's seed is the job's."""
+    torch.manual_seed(seed)
     for layer in network.modules():
         if isinstance(layer, nn.Dropout):
             layer.train()
-    total, squares = np.zeros(values.shape, np.float32), np.zeros(values.shape, np.float32)
-    for number in range(runs - 1):
-        run = _through(values, network, context, (number, runs))
-        total += run
-        squares += run**2
+    total: Array = np.zeros((), np.float32)
+    squares: Array = np.zeros((), np.float32)
+    for number in range(runs):
+        run = once(number)
+        total = total + run
+        squares = squares + run**2
     network.eval()
-    mean = total / (runs - 1)
-    return np.sqrt(np.maximum(squares / (runs - 1) - mean**2, 0))
+    return np.sqrt(np.maximum(squares / runs - (total / runs) ** 2, 0))
 
 
 @torch.no_grad()
-def _through(values: Array, network: UNetGenerator, context: Context, part: tuple[int, int]) -> npt.NDArray[np.float32]:
-    """float32 [z, y, x] in [-1, 1] through the generator, slice by slice; slices of air alone stay air. part: which of
-    how many such runs this is."""
+def _through(
+    values: Array, network: UNetGenerator, context: Context, tell: Callable[[float], None]
+) -> npt.NDArray[np.float32]:
+    """float32 [z, y, x] in [-1, 1] through the generator, slice by slice; slices of air alone stay air. tell: hears
+    what part is done."""
     block, batch = 2**network.levels, max(1, round(BATCH * context.batch_scale))
     height, width = values.shape[1:]
     sides = (0, -width % block, 0, -height % block)
     result = np.full(values.shape, -1, np.float32)
     wanted = np.flatnonzero((values > -1).any((1, 2)))
     for start in range(0, len(wanted), batch):
-        context.progress.raise_if_cancelled()
+        tell(start / len(wanted))
         here = wanted[start : start + batch]
         planes = F.pad(torch.from_numpy(values[here])[:, None], sides, value=-1.0).to(context.device)
         result[here] = network(planes)[:, 0, :height, :width].float().cpu().numpy()
-        done = (part[0] + min(1.0, (start + batch) / len(wanted))) / part[1]
-        context.progress.report("Translating slices", 0.05 + 0.9 * done)
     return result
 
 

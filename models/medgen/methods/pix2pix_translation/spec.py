@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from medgen.imaging.terms import FIT_HU
 from medgen.spec import (
     Bool,
     FitnessWarning,
@@ -96,6 +97,7 @@ MR_TO_CT = MethodSpec(
     ),
     parameters=(
         UNCERTAINTY,
+        FIT_HU,
         FILL,
         Float("bone_hu", "HU of bone", 700.0, "Of the bone override.", "HU", True, minimum=100, maximum=3000, step=50),
         Float("air_hu", "HU of air", -1000.0, "Of the air override and outside the body.", "HU", True, minimum=-1024,
