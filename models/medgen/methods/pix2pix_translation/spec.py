@@ -71,8 +71,8 @@ UNCERTAINTY = Bool("uncertainty", "Uncertainty", False, "Eight more runs with ra
 FILL = Bool("fill_outside", "Clear what is outside the body", True, "Air outside the body. Off, as in the paper: a "
             "couch may be translated, or invented.", advanced=True)  # fmt: skip
 WARNINGS = (
-    "The weights were trained for minutes on rendered heads (and one real CT): they show how the method works, miss "
-    "much of the bone on real scans, and are no basis for a plan. Train it on your own scans.",
+    "The weights were trained for minutes on rendered heads (and one real CT): they show how the method works and are "
+    "no basis for a plan. Train it on your own scans.",
     RESEARCH,
 )
 
@@ -103,7 +103,11 @@ MR_TO_CT = MethodSpec(
         Float("air_hu", "HU of air", -1000.0, "Of the air override and outside the body.", "HU", True, minimum=-1024,
               maximum=-200, step=10),
     ),
-    warnings=WARNINGS,
+    warnings=(
+        "The network alone misses much of the bone; HU fitted to structures are typical of a tissue, not of this "
+        "patient.",
+        *WARNINGS,
+    ),
     modalities=("MR",),
     body_parts=("head",),
     weights=("mr_to_ct.safetensors",),
