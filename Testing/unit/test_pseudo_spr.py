@@ -10,17 +10,19 @@ import SimpleITK as sitk
 import torch
 from all_bone import AllBone
 from safetensors.torch import save_file
+from scipy import ndimage
 
 from medgen.catalogue import find_method
 from medgen.errors import BadInput
 from medgen.imaging import head_structures
 from medgen.imaging.geometry import Grid, from_array, to_array
-from medgen.imaging.phantoms import analytic_head
+from medgen.imaging.phantoms import analytic_head, render_mr
 from medgen.imaging.water_path import spr_from_hu
 from medgen.method import Context, SilentProgress
 from medgen.methods.pseudo_spr import infer, learning
 from medgen.methods.pseudo_spr.spec import CHANNELS
 from medgen.methods.pseudo_spr.train import cosine, read_case, render_case
+from medgen.metrics.overlap import assd_mm
 from medgen.nets.unet3d import UNet3d
 from medgen.spec import ImageFacts
 
@@ -170,6 +172,15 @@ def test_overrides_scale_calibration_and_bone_switch(weights: object) -> None:
     site = infer.run({**inputs, "calibration": table}, DEFAULTS, Context(weights=weights))
     body = (spr > 0.9) & (spr < 1.0)
     assert (to_array(site["spr"])[body] < 0.51).all()  # what was just below water is just below the table's water
+
+
+def test_the_body_found_ends_at_the_skin(weights: object) -> None:
+    rng = np.random.default_rng(0)
+    labels = analytic_head(rng, 2.0)
+    mr = render_mr(labels, "T1", rng)
+    _, body = infer.predict({"t1": mr}, {}, 0.25, Context(weights=weights))
+    head = np.stack([ndimage.binary_fill_holes(plane) for plane in to_array(labels) != 0])
+    assert assd_mm(to_array(body) != 0, head, (2.0, 2.0, 2.0)) < 1.0
 
 
 def test_spr_that_does_not_fit_the_structure_becomes_typical_but_the_users_bone_wins(

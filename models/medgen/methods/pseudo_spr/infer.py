@@ -8,7 +8,6 @@ import numpy as np
 import numpy.typing as npt
 import SimpleITK as sitk
 import torch
-from scipy import ndimage
 
 from medgen.errors import BadInput
 from medgen.imaging.geometry import canonical, crop_to_mask, from_array, overlap_fraction, paste_back, to_array
@@ -23,7 +22,6 @@ from medgen.methods.pseudo_spr.learning import (
     AIR_SPR,
     BONE_HU,
     PATCH,
-    ROOM_MM,
     SPACING_MM,
     from_target,
     in_half_precision,
@@ -150,17 +148,17 @@ def predict(
     upright, way = canonical(leading)
     whole = resample(upright, grid_like(upright, SPACING_MM))
     if "body" in segments:
-        body = room = resample_labels(segments["body"], whole)
+        body = wide = resample_labels(segments["body"], whole)
     else:
-        body = patient_mask([whole, *(resample(image, whole, fill=0.0) for image in list(channels.values())[1:])])
-        room = from_array(ndimage.binary_dilation(to_array(body), iterations=round(ROOM_MM / SPACING_MM)), whole)
-    if not to_array(room).any():
+        images = [whole, *(resample(image, whole, fill=0.0) for image in list(channels.values())[1:])]
+        wide, body = patient_mask(images), patient_mask(images, SPACING_MM)  # z-scores as in training; up to the skin
+    if not to_array(body).any():
         raise BadInput("The body segment is empty where the MR is.")
-    box = crop_to_mask(whole, room, margin_mm=4 * SPACING_MM)
+    box = crop_to_mask(whole, wide, margin_mm=4 * SPACING_MM)
     arrays = {name: to_array(resample(image, box, fill=0.0)).astype(np.float32) for name, image in channels.items()}
     bone = to_array(resample_labels(segments["bone"], box)) != 0 if "bone" in segments else None
+    volume = network_input(arrays, bone, to_array(resample_labels(wide, box)) != 0)
     inside = to_array(resample_labels(body, box)) != 0
-    volume = network_input(arrays, bone, inside)
     progress.raise_if_cancelled()
 
     def report(fraction: float) -> None:
@@ -174,13 +172,13 @@ def predict(
         overlap,
         batch=max(1, round(BATCH * context.batch_scale)),
         device=context.device,
-        foreground=torch.from_numpy(to_array(resample_labels(room, box)) != 0),
+        foreground=torch.from_numpy(inside),
         progress=report,
     )
     spr = from_target(values[0]).clamp(min=AIR_SPR).numpy()
-    spr[to_array(resample_labels(room, box)) == 0] = AIR_SPR
+    spr[~inside] = AIR_SPR
     back = resample(paste_back(from_array(spr, box), whole, AIR_SPR), upright, fill=AIR_SPR)
     on_grid = (
-        resample_labels(segments["body"], leading) if "body" in segments else way.undo(resample_labels(room, upright))
+        resample_labels(segments["body"], leading) if "body" in segments else way.undo(resample_labels(body, upright))
     )
     return way.undo(back), on_grid

@@ -33,15 +33,14 @@ INPUTS = len(CHANNELS) + 1  # the bone channel comes last
 SPR_MEAN, SPR_STD = 0.7, 0.5  # of the target's z-score: about those of a patch on the head's surface
 AIR_SPR = 0.001
 BONE_HU = 300.0  # and above is bone in `segments`
-ROOM_MM = 3.0  # beyond the body mask found automatically, for the network to place the skin
 
 
-def patient_mask(images: Sequence[sitk.Image]) -> sitk.Image:
+def patient_mask(images: Sequence[sitk.Image], coarse_mm: float = 3.0) -> sitk.Image:
     """uint8 on the one grid of the channels: where the patient is in their sum, since fat is dark in one of them and
-    brain in another."""
+    brain in another. coarse_mm: as in `foreground_mask`; 3 mm take some air along, in which the network is trained."""
     arrays = [to_array(image).astype(np.float32) for image in images]
     total = sum(values / max(float(np.percentile(values, 99)), 1e-6) for values in arrays)
-    return foreground_mask(from_array(np.asarray(total), images[0]))
+    return foreground_mask(from_array(np.asarray(total), images[0]), coarse_mm)
 
 
 def network_input(channels: Mapping[str, Float32], bone: Mask | None, body: Mask) -> Float32:
