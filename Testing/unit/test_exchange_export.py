@@ -108,6 +108,7 @@ def test_outlines_fill_back_to_the_same_pixels(mask: np.ndarray) -> None:
     assert (filled == mask).all()
 
 
+@pytest.mark.filterwarnings("error:The value length")  # of a string in the file
 def test_synthetic_ct_says_that_it_is_synthetic(source: Series, tmp_path: Path) -> None:
     image = sitk.Cast(source.image, sitk.sitkFloat32)
     two = {**PROVENANCE, "weights_sha256": f"{'ab' * 32}, {'cd' * 32}"}  # weights of another method took part

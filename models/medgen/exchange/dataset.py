@@ -84,7 +84,8 @@ def contributing_equipment(provenance: Mapping[str, Any], synthetic: bool = Fals
 def _versions(provenance: Mapping[str, Any]) -> list[str]:
     found = [medgen.__version__, str(provenance.get("method_version", ""))]
     digests = str(provenance.get("weights_sha256") or "").split(", ")
-    return [text for text in (*found, *(f"sha256:{digest}"[:LONG_STRING] for digest in digests if digest)) if text]
+    longest = LONG_STRING - 1  # some readers count the blank that makes a value's length even
+    return [text for text in (*found, *(f"sha256:{digest}"[:longest] for digest in digests if digest)) if text]
 
 
 def algorithm(provenance: Mapping[str, Any]) -> hd.AlgorithmIdentificationSequence:
