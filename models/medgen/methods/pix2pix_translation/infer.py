@@ -163,12 +163,11 @@ def _spread(once: Callable[[int], Array], runs: int, network: UNetGenerator, see
     for layer in network.modules():
         if isinstance(layer, nn.Dropout):
             layer.train()
-    total: Array = np.zeros((), np.float32)
-    squares: Array = np.zeros((), np.float32)
+    total: Array | float = 0.0
+    squares: Array | float = 0.0
     for number in range(runs):
         run = once(number)
-        total = total + run
-        squares = squares + run**2
+        total, squares = total + run, squares + run**2
     network.eval()
     return np.sqrt(np.maximum(squares / runs - (total / runs) ** 2, 0))
 

@@ -19,11 +19,19 @@ from scipy import ndimage
 
 from medgen.imaging.foreground import foreground_mask
 from medgen.imaging.geometry import Grid, from_array, to_array
-from medgen.imaging.phantoms import TEST_HEADS, TRAIN_HEADS, analytic_head, crop_to_head, load_head, resample_labels
+from medgen.imaging.phantoms import (
+    TEST_HEADS,
+    TRAIN_HEADS,
+    analytic_head,
+    crop_to_head,
+    load_head,
+    render_mr,
+    resample_labels,
+)
 from medgen.imaging.sliding_window import sliding_window
 from medgen.imaging.water_path import spr_from_hu, water_path
 from medgen.method import Context, Progress, SilentProgress
-from medgen.methods.pseudo_spr.infer import run
+from medgen.methods.pseudo_spr.infer import predict, run
 from medgen.methods.pseudo_spr.learning import (
     AIR_SPR,
     PATCH,
@@ -38,6 +46,7 @@ from medgen.methods.pseudo_spr.learning import (
 )
 from medgen.methods.pseudo_spr.spec import CHANNELS, SPR
 from medgen.methods.pseudo_spr.train import SprStep, cosine, make_case, render_case
+from medgen.metrics.overlap import assd_mm
 from medgen.metrics.synthetic_ct import figures
 from medgen.proofs import Mode, check, verdict
 from medgen.shared_data import measured_head_ct, shared_folder
@@ -52,7 +61,7 @@ NEAR_MM, LINES, Q = 4.0, 50, 4095.0
 
 
 def prove(mode: Mode = "normal", seed: int = 0, progress: Progress | None = None) -> dict[str, Any]:
-    """quick: exact checks, and the starter weights on one head; normal: the paper's experiments with 3 seeds and 200
+    """quick: exact checks, the body found, and the starter weights on one head; normal: the paper's experiments with 3 seeds and 200
     steps, too, and four heads; full: 1500 steps."""
     progress = progress or SilentProgress()
     skipped: list[str] = []
@@ -64,7 +73,7 @@ def prove(mode: Mode = "normal", seed: int = 0, progress: Progress | None = None
     else:
         checks += _experiments(seed, {"normal": 200, "full": 1500}[mode], progress)
         checks += _real_ct(skipped, seed)
-    checks += _starter(seed, 1 if mode == "quick" else len(TEST_HEADS), progress)
+    checks += [_skin(seed), *_starter(seed, 1 if mode == "quick" else len(TEST_HEADS), progress)]
     return verdict(SPR.id, checks, skipped)
 
 
@@ -114,11 +123,15 @@ def mean_errors(rows: list[Errors]) -> Errors:
     return Errors(*(float(np.mean([getattr(row, name) for row in rows])) for name in ("body", "near", "wet_mm")))
 
 
+def _head(number: int, spacing_mm: float, rng: np.random.Generator) -> sitk.Image:
+    """The labels of head `number`; of an analytic one at `spacing_mm` without the shared data."""
+    return analytic_head(rng, spacing_mm) if shared_folder() is None else crop_to_head(load_head(number))
+
+
 def _case(number: int, spacing_mm: float, seed: int) -> Case:
-    """Head `number` rendered at `spacing_mm`; an analytic one without the shared data."""
+    """Head `number` rendered at `spacing_mm`."""
     rng = np.random.default_rng((seed, number))
-    head = analytic_head(rng, spacing_mm) if shared_folder() is None else crop_to_head(load_head(number))
-    return render_case(resample_labels(head, spacing_mm), rng, spacing_mm)
+    return render_case(resample_labels(_head(number, spacing_mm, rng), spacing_mm), rng, spacing_mm)
 
 
 def _fit(cases: list[Case], channels: tuple[str, ...], bone: bool, steps: int, seed: int, progress: Progress) -> Any:
@@ -282,6 +295,18 @@ def _as_run(case: Case, channels: tuple[str, ...]) -> Array:
     body = _image(np.asarray(case.body).astype(np.uint8), SPACING_MM)
     context = Context(weights=checked_weights(SPR.id, SPR.weights[0])[0])
     return to_array(run({**inputs, "body": body}, SPR.check_parameters({}), context)["spr"]).astype(np.float32)
+
+
+def _skin(seed: int) -> dict[str, Any]:
+    """Nobody gives a body: where the one found ends."""
+    context, distances = Context(weights=checked_weights(SPR.id, SPR.weights[0])[0]), []
+    for number in TEST_HEADS:
+        rng = np.random.default_rng((seed, number))
+        head = _head(number, SPACING_MM, rng)
+        _, found = predict({"t1": render_mr(head, "T1", rng)}, {}, 0.5, context)
+        body = np.stack([ndimage.binary_fill_holes(plane) for plane in to_array(head) != 0])
+        distances.append(assd_mm(to_array(found) != 0, body, tuple(reversed(head.GetSpacing()))))
+    return check("Body found in T1: mean distance to the skin (mm)", float(np.mean(distances)), 1.0, 0, higher=False)
 
 
 def _starter(seed: int, heads: int, progress: Progress) -> Checks:
