@@ -61,8 +61,8 @@ NEAR_MM, LINES, Q = 4.0, 50, 4095.0
 
 
 def prove(mode: Mode = "normal", seed: int = 0, progress: Progress | None = None) -> dict[str, Any]:
-    """quick: exact checks, the body found, and the starter weights on one head; normal: the paper's experiments with 3 seeds and 200
-    steps, too, and four heads; full: 1500 steps."""
+    """quick: exact checks, the body found, and the starter weights on one head; normal: the paper's experiments with 3
+    seeds and 200 steps, too, and four heads; full: 1500 steps."""
     progress = progress or SilentProgress()
     skipped: list[str] = []
     if shared_folder() is None:
